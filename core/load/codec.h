@@ -1,0 +1,66 @@
+// Codecs: from a tensor's stored bytes to the bytes its user asked for.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "core/base/bytes.h"
+#include "core/base/dtype.h"
+
+namespace sluice {
+
+// A conversion in whole units: each `in_bytes` of input give `out_bytes` of output, independent of
+// their neighbours.
+struct Codec {
+  DType from;
+  DType to;
+  uint32_t in_bytes;   // one unit of input, at most kCodecMaxUnit
+  uint32_t out_bytes;  // one unit of output; a multiple of 4, or a divisor of 4
+  // Decodes `units` units. The ranges must not overlap; neither needs any alignment.
+  void (*decode)(const std::byte* in, std::byte* out, size_t units);
+};
+
+inline constexpr uint32_t kCodecMaxUnit = 512;
+
+// The fastest codec for this machine; null when there is none for the pair (equal types need none).
+const Codec* find_codec(DType from, DType to);
+
+// Every codec, and every implementation of it that this machine can run ("scalar", "avx2", …, with
+// the one that find_codec() returns first), for tests and benchmarks.
+struct CodecVariant {
+  std::string_view implementation;
+  Codec codec;
+};
+std::span<const CodecVariant> codec_variants();
+
+// Decodes a stream that is cut anywhere: a unit that a cut divides is carried to the next feed.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Codec* codec) : codec_(codec) {}
+
+  // Bytes of output that feeding `in_bytes` more would give.
+  uint64_t output_bytes(uint64_t in_bytes) const {
+    return (carried_ + in_bytes) / codec_->in_bytes * codec_->out_bytes;
+  }
+
+  // Input bytes that may be fed so that at most `out_bytes` come out.
+  uint64_t input_for(uint64_t out_bytes) const {
+    return (out_bytes / codec_->out_bytes + 1) * codec_->in_bytes - 1 - carried_;
+  }
+
+  // Decodes `in` into `out`, which must hold output_bytes(in.size()). Returns the bytes written.
+  size_t feed(Bytes in, std::byte* out);
+
+  // Bytes of an unfinished unit that wait for their rest.
+  uint32_t carried() const { return carried_; }
+  const Codec& codec() const { return *codec_; }
+
+ private:
+  const Codec* codec_;
+  uint32_t carried_ = 0;
+  std::byte carry_[kCodecMaxUnit];
+};
+
+}  // namespace sluice
