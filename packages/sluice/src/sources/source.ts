@@ -1,0 +1,28 @@
+/** Bytes of one file, arriving in order. */
+export interface ByteStream {
+  /** Offset in the file of the first byte that read() gives. A server without Range makes it 0. */
+  readonly begin: number;
+  /** Size of the whole file in bytes, where the source knows it. */
+  readonly fileBytes: number | undefined;
+  /**
+   * The next bytes, of any positive length, or null at the end. The array is the caller's until the next
+   * read(). Rejects with a SluiceError; `retryable` says whether opening again may help.
+   */
+  read(): Promise<Uint8Array | null>;
+  /** Stops the transfer; safe at any time and more than once. */
+  cancel(): void;
+}
+
+/** Where a model's files come from. Paths are relative to the model's folder, '/'-separated. */
+export interface Source {
+  /** The place of `path` as a person would name it: a URL or a file path. */
+  describe(path: string): string;
+  /**
+   * Opens bytes [begin, end) of a file; `end` undefined reads to the end. The stream may begin earlier
+   * and reach further than asked (no Range): the caller skips and cancels. Rejects with a SluiceError:
+   * `not_found`, `http_status`, `network`, `source_changed`, `range_out_of_bounds`, `io`, `aborted`.
+   */
+  open(path: string, begin: number, end: number | undefined): Promise<ByteStream>;
+  /** Stops everything that is open. */
+  close(): void;
+}
