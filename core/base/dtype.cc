@@ -33,6 +33,7 @@ constexpr std::array<DTypeInfo, kDTypeCount> kTable = {{
     {"iq1_m", 256, 56, false, true},        {"tq1_0", 256, 54, false, true},
     {"tq2_0", 256, 66, false, true},        {"mxfp4", 32, 17, false, true},
     {"nvfp4", 64, 36, false, true},         {"q1_0", 128, 18, false, true},
+    {"q2_0", 64, 18, false, true},
 }};
 
 }  // namespace

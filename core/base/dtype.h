@@ -60,8 +60,9 @@ enum class DType : uint8_t {
   mxfp4,
   nvfp4,
   q1_0,
+  q2_0,
 };
-inline constexpr uint32_t kDTypeCount = static_cast<uint32_t>(DType::q1_0) + 1;
+inline constexpr uint32_t kDTypeCount = static_cast<uint32_t>(DType::q2_0) + 1;
 
 struct DTypeInfo {
   std::string_view

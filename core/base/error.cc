@@ -40,6 +40,12 @@ std::string_view error_code_name(ErrorCode code) {
   return is_error_code(number) ? kNames[number - 1] : kNames.back();
 }
 
+std::string quote(std::string_view text) {
+  constexpr size_t kMax = 200;
+  if (text.size() <= kMax) return concat("'", text, "'");
+  return concat("'", text.substr(0, kMax), "…' (", text.size(), " bytes)");
+}
+
 std::string to_string(const Error& error) {
   std::string out = concat(error_code_name(error.code), ": ", error.message);
   if (!error.hint.empty()) out += concat(" (", error.hint, ")");

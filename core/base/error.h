@@ -83,6 +83,9 @@ std::string concat(const Pieces&... pieces) {
   return out;
 }
 
+// `text` in single quotes, shortened where it is longer than a message should be.
+std::string quote(std::string_view text);
+
 }  // namespace sluice
 
 // Leaves the function with the error of `expression` when it has one. For Result and Status alike.

@@ -12,6 +12,8 @@
 
 namespace sluice {
 
+class JsonWriter;
+
 // One JSON value. Objects keep the order of the text. Integers keep all 64 bits.
 class JsonValue {
  public:
@@ -47,12 +49,15 @@ class JsonValue {
   std::string dump() const;
 
  private:
+  void write(JsonWriter& out) const;
+
   std::variant<std::nullptr_t, bool, uint64_t, int64_t, double, std::string, Array, Object> value_;
 };
 
 // Parses one document. Errors are `manifest_invalid` and name `file`: a syntax error (with its byte
-// offset), nesting deeper than 64, a key that stands twice in one object, or bytes behind the
-// value. Memory is bounded by a constant times the length of `text`.
+// offset), nesting deeper than 64, a key that stands twice in one object, bytes behind the value,
+// or more than 4,194,304 values (a manifest has about twelve a tensor). Memory is bounded by a
+// constant times the length of `text`, and by that limit.
 Result<JsonValue> parse_json(std::string_view text, std::string_view file);
 
 // Writes JSON text. Calls must follow JSON's grammar; strings are escaped, and bytes that are not
@@ -67,7 +72,7 @@ class JsonWriter {
   JsonWriter& string(std::string_view value);
   JsonWriter& number(uint64_t value);
   JsonWriter& number(int64_t value);
-  JsonWriter& number(double value);
+  JsonWriter& number(double value);  // null where it is not finite
   JsonWriter& boolean(bool value);
   JsonWriter& null();
   // `text` is JSON already, as JsonValue::dump() gives it.
