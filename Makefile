@@ -1,0 +1,87 @@
+# The door to everything: `make` says what there is. Each target installs what it needs first, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+# Two CMake builds in one folder would disturb each other; each is parallel in itself
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# tools/setup.sh puts Node there where the system's is missing or too old
+export PATH := $(CURDIR)/build/node/bin:$(PATH)
+# WebGPU in Node: the software adapter that Debian's Chromium brings, unless told otherwise
+export VK_ICD_FILENAMES ?= /usr/lib/chromium/vk_swiftshader_icd.json
+
+NODE := node
+TSC := $(NODE) node_modules/typescript/bin/tsc
+JOBS ?= $(shell nproc)
+
+# What the CMake builds make that the npm package takes
+LOADER_WASM := build/wasm/hosts/wasm/sluice_loader.wasm
+ABI_GENERATOR_TARGET := abi_gen
+ABI_GENERATOR := build/native/hosts/wasm/$(ABI_GENERATOR_TARGET)
+
+PACKAGE := packages/sluice
+ABI_TS := $(PACKAGE)/src/generated/abi.ts
+
+.PHONY: help setup build native asan wasm abi package model run test lint format bench fuzz clean
+
+help: ## Say what there is
+	@printf 'Targets of make:\n'
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 12
+
+setup: ## Install what the project needs (Debian packages, Node, npm packages), once
+	@tools/setup.sh
+
+# Configuring again after that is CMake's own doing, when a CMakeLists.txt changes
+build/%/build.ninja: CMakePresets.json | setup
+	cmake --preset $*
+
+native: build/native/build.ninja
+	@cmake --build --preset native -j $(JOBS)
+
+asan: build/asan/build.ninja
+	@cmake --build --preset asan -j $(JOBS)
+
+wasm: build/wasm/build.ninja
+	@cmake --build --preset wasm -j $(JOBS)
+
+# The TypeScript constants of the wasm interface, printed by a program that includes its header
+abi: build/native/build.ninja
+	@cmake --build --preset native -j $(JOBS) --target $(ABI_GENERATOR_TARGET)
+	@mkdir -p $(dir $(ABI_TS))
+	@$(ABI_GENERATOR) >$(ABI_TS).new
+	@if cmp -s $(ABI_TS).new $(ABI_TS); then rm $(ABI_TS).new; else mv $(ABI_TS).new $(ABI_TS); fi
+
+package: wasm abi
+	@mkdir -p $(PACKAGE)/dist
+	@cp -u $(LOADER_WASM) $(PACKAGE)/dist/
+	@$(TSC) -p $(PACKAGE)/tsconfig.json
+
+build: native package ## Build everything: the native command, the loader's wasm, the npm package
+
+model: | setup
+	@tools/fetch_model.sh
+
+run: build model ## Load a real model into headless Chromium's WebGPU, check every tensor, report
+	@$(NODE) apps/run/main.mjs
+
+test: build asan ## Run every test; the last line is `N passed, M failed`
+	@tools/test.py
+
+lint: abi ## Check format, lint and layering; the last line is `N passed, M failed`
+	@tools/lint.py
+
+format: | setup ## Rewrite the sources in the project's format
+	@tools/lint.py --fix
+
+bench: build ## Measure throughput, size and start-up time
+	@$(NODE) bench/main.mjs
+
+SECONDS ?= 60
+fuzz: build/fuzz/build.ninja ## Fuzz each target for SECONDS=60; what it finds lands in build/fuzz/findings
+	@cmake --build --preset fuzz -j $(JOBS)
+	@tools/fuzz.py --seconds $(SECONDS)
+
+clean: ## Remove what was built; Node and the downloaded model stay
+	rm -rf build/native build/asan build/wasm build/fuzz build/lint build/test
+	rm -rf $(PACKAGE)/dist $(PACKAGE)/src/generated
