@@ -54,7 +54,7 @@ class ByteReader {
       missing_ = __builtin_add_overflow(position_, length, &end) ? UINT64_MAX : end;
       return std::nullopt;
     }
-    const Bytes out = bytes_.subspan(position_, length);
+    const Bytes out = bytes_.subspan(static_cast<size_t>(position_), static_cast<size_t>(length));
     position_ += length;
     return out;
   }

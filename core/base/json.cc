@@ -200,7 +200,7 @@ std::string JsonValue::describe() const {
   if (as_array() != nullptr) return "an array";
   if (as_string() != nullptr) return "a string";
   if (as_bool() != nullptr) return concat("the boolean ", dump());
-  if (std::holds_alternative<std::nullptr_t>(value_)) return "null";
+  if (is_null()) return "null";
   return concat("the number ", dump());
 }
 

@@ -29,7 +29,8 @@ class JsonValue {
   explicit JsonValue(Array value) : value_(std::move(value)) {}
   explicit JsonValue(Object value) : value_(std::move(value)) {}
 
-  // Each returns null when the value is of another kind.
+  // The pointers are null when the value is of another kind.
+  bool is_null() const { return std::holds_alternative<std::nullptr_t>(value_); }
   const bool* as_bool() const { return std::get_if<bool>(&value_); }
   const uint64_t* as_uint() const { return std::get_if<uint64_t>(&value_); }
   const std::string* as_string() const { return std::get_if<std::string>(&value_); }

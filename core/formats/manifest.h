@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/bytes.h"
 #include "core/base/dtype.h"
 #include "core/base/error.h"
 
@@ -19,9 +20,9 @@ enum class Encoding : uint8_t {
 };
 
 struct TensorEntry {
-  std::string name;
-  std::vector<uint64_t> shape;  // elements, outermost dimension first; empty for 0-d
-  DType dtype = DType::u8;      // the element type the publisher means (f32 under f32_to_bf16)
+  std::string name = {};
+  std::vector<uint64_t> shape = {};  // elements, outermost dimension first; empty for 0-d
+  DType dtype = DType::u8;           // the element type the publisher means (f32 under f32_to_bf16)
   Encoding encoding = Encoding::raw;
   uint32_t file = 0;    // index into Manifest::files
   uint64_t offset = 0;  // bytes from the start of the file
@@ -29,15 +30,15 @@ struct TensorEntry {
 };
 
 struct FileEntry {
-  std::string path;  // relative to the model's folder, checked by check_relative_path()
-  std::optional<uint64_t> nbytes;  // nothing where neither the manifest nor the host knows
-  std::string md5;                 // lower-case hex of the whole file, or empty
+  std::string path = {};  // relative to the model's folder, checked by check_relative_path()
+  std::optional<uint64_t> nbytes = {};  // nothing where neither the manifest nor the host knows
+  std::string md5 = {};                 // lower-case hex of the whole file, or empty
 };
 
 struct Manifest {
-  std::string format;  // "tensor-cache", "safetensors" or "gguf"
-  std::vector<FileEntry> files;
-  std::vector<TensorEntry> tensors;
+  std::string format = {};  // "tensor-cache", "safetensors" or "gguf"
+  std::vector<FileEntry> files = {};
+  std::vector<TensorEntry> tensors = {};
   std::string metadata_json = "{}";  // the format's own metadata, as a JSON object
 };
 
@@ -54,6 +55,10 @@ std::optional<uint64_t> dense_bytes(const std::vector<uint64_t>& shape, DType dt
 
 // "[262144, 1120]"
 std::string shape_text(const std::vector<uint64_t>& shape);
+
+// What the beginning of a file that is not of the expected format shows it to be, as a hint for
+// people (a web page, a Git LFS pointer); empty where it says nothing.
+std::string foreign_file_hint(Bytes prefix);
 
 // The outcome of parsing the beginning of a file: either a value, or the length in bytes of the
 // prefix that parsing needs next (always more than it was given).

@@ -15,6 +15,10 @@
 
 namespace sluice {
 
+// The longest JSON manifest that is read, in bytes. A host may stop reading one byte behind it;
+// Opener then refuses it.
+inline constexpr uint64_t kMaxJsonManifest = 256ull << 20;
+
 // Usage: while (auto r = opener.request()) { read it; opener.provide(…) or opener.missing() }
 // then manifest(). After an error the opener stays failed.
 class Opener {
@@ -34,11 +38,12 @@ class Opener {
   // What to read next; nothing when the manifest is there or an error stands.
   const std::optional<Request>& request() const { return request_; }
 
-  // Answers the current request with its bytes; fewer than asked means that the file ends there.
-  // `file_nbytes` is the whole file's size where the host knows it.
+  // Answers the current request with its bytes, which are copied; fewer than asked means that the
+  // file ends there, and what exceeds the request is passed over. `file_nbytes` is the whole file's
+  // size where the host knows it. Errors: the parsers' own, truncated, source_changed.
   Status provide(Bytes bytes, std::optional<uint64_t> file_nbytes);
 
-  // Answers the current request with: there is no such file. An error once nothing is left to try.
+  // Answers the current request with: there is no such file. not_found once nothing is left to try.
   Status missing();
 
   // The result, once request() is empty and no error was returned.
@@ -49,24 +54,30 @@ class Opener {
   const std::string& manifest_path() const { return path_; }
 
  private:
-  enum class Kind : uint8_t { unknown, json, safetensors, gguf, shard_header };
+  enum class Kind : uint8_t { unknown, json, safetensors, gguf, shard };
 
-  Status start(std::string_view path, Kind kind);
+  void start_candidate();
+  void start(std::string_view path);
+  void ask_from_start(std::string_view path);
+  Status accept(Bytes bytes, std::optional<uint64_t> file_nbytes);
+  Status parse();
   Status parse_json_manifest();
   Status parse_header();
   Status next_shard();
-  Status finish(Manifest manifest);
+  void finish(Manifest manifest);
+  Status fail(Error error);
 
   std::vector<std::string> candidates_;  // a folder's manifest names still to try, last one next
   std::vector<std::string> tried_;
-  std::string path_;
+  std::string path_;  // the manifest or single file
   Kind kind_ = Kind::unknown;
-  std::vector<std::byte> prefix_;  // what was read of the current file
-  std::optional<uint64_t> file_nbytes_;
+  std::vector<std::byte> prefix_;        // what was read of the current file
+  std::optional<uint64_t> file_nbytes_;  // its size, where known
   std::optional<Request> request_;
   std::optional<SafetensorsIndex> index_;
-  std::vector<Manifest> shards_;
+  std::vector<Manifest> shards_;  // headers of the index's first files
   std::optional<Manifest> manifest_;
+  std::optional<Error> failure_;
 };
 
 }  // namespace sluice

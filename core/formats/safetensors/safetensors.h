@@ -11,6 +11,7 @@
 
 #include "core/base/bytes.h"
 #include "core/base/error.h"
+#include "core/base/json.h"
 #include "core/formats/manifest.h"
 
 namespace sluice {
@@ -34,6 +35,9 @@ struct SafetensorsIndex {
 
 // `path` is the index's own place; file names in it are relative to its folder.
 Result<SafetensorsIndex> parse_safetensors_index(std::string_view json, std::string_view path);
+
+// The same from JSON that is parsed already.
+Result<SafetensorsIndex> read_safetensors_index(const JsonValue& root, std::string_view path);
 
 // Joins the headers of an index's files, given in the order of `index.files`, into one manifest,
 // and holds it against the index: every tensor of the map must stand in its file and in no other.
