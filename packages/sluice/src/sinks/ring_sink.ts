@@ -1,0 +1,141 @@
+import { SluiceError } from '../errors.js';
+import {
+  createMappedSlots,
+  GpuBuffers,
+  gpuFailure,
+  inErrorScopes,
+  queueDone,
+  scopedFailure,
+  watchDevice,
+} from './gpu_buffers.js';
+import type { GpuSinkOptions, GpuSlotSink } from './gpu_buffers.js';
+import { Lifeline } from './lifeline.js';
+import { checkPieces, checkSlots } from './pieces.js';
+import type { BufferPlan, Piece } from './sink.js';
+
+interface Slot {
+  readonly buffer: GPUBuffer;
+  /** The mapped range; undefined while an upload holds the slot. */
+  view: Uint8Array | undefined;
+}
+
+const MAP_MODE_WRITE = 0x2;
+
+/**
+ * Uploads through a ring of staging buffers that stay mapped while they are filled: bytes are written
+ * where the device reads them. The fastest path on real GPUs. One thread: the device's.
+ */
+export class RingSink implements GpuSlotSink {
+  readonly kind = 'slots';
+  readonly path = 'ring';
+  readonly #device: GPUDevice;
+  readonly #lifeline = new Lifeline();
+  readonly #buffers: GpuBuffers;
+  readonly #unwatch: () => void;
+  readonly #uploads = new Set<Promise<void>>();
+  #slots: Slot[] = [];
+  #slotBytes = 0;
+
+  constructor(device: GPUDevice, options: GpuSinkOptions = {}) {
+    this.#device = device;
+    this.#unwatch = watchDevice(device, this.#lifeline);
+    this.#buffers = new GpuBuffers(device, this.#lifeline, options.usage);
+  }
+
+  async prepare(slots: number, slotBytes: number): Promise<void> {
+    this.#lifeline.check();
+    checkSlots(slots, slotBytes);
+    if (this.#slotBytes !== 0) throw new SluiceError('internal', 'prepare() was called twice');
+    this.#slotBytes = slotBytes;
+    const made = createMappedSlots(this.#device, slots, slotBytes);
+    let buffers: GPUBuffer[];
+    try {
+      buffers = await this.#lifeline.race(made);
+      this.#lifeline.check();
+    } catch (error) {
+      void made.then(destroyAll, () => undefined);
+      throw error;
+    }
+    this.#slots = buffers.map((buffer) => ({ buffer, view: mappedView(buffer) }));
+  }
+
+  allocate(index: number, plan: BufferPlan): Promise<void> {
+    return this.#buffers.allocate(index, plan);
+  }
+
+  buffer(index: number): GPUBuffer {
+    return this.#buffers.buffer(index);
+  }
+
+  slot(index: number): Uint8Array {
+    this.#lifeline.check();
+    const view = this.#slots[index]?.view;
+    if (view === undefined) throw slotFault(index, this.#slots.length);
+    return view;
+  }
+
+  async upload(index: number, pieces: readonly Piece[]): Promise<void> {
+    this.#lifeline.check();
+    const slot = this.#slots[index];
+    if (slot?.view === undefined) throw slotFault(index, this.#slots.length);
+    checkPieces(pieces, this.#slotBytes, (buffer) => this.#buffers.plan(buffer));
+    if (pieces.length === 0) return;
+    slot.view = undefined;
+    const upload = this.#send(slot, pieces);
+    this.#uploads.add(upload);
+    try {
+      await upload;
+    } finally {
+      this.#uploads.delete(upload);
+    }
+  }
+
+  async flush(): Promise<void> {
+    // A failed upload ends the lifeline, so its rejection is not lost here.
+    await Promise.allSettled([...this.#uploads]);
+    this.#lifeline.check();
+    await queueDone(this.#device, this.#lifeline);
+  }
+
+  close(keepBuffers: boolean): void {
+    this.#unwatch();
+    this.#lifeline.end(new SluiceError('aborted', 'the upload sink was closed'));
+    destroyAll(this.#slots.map((slot) => slot.buffer));
+    this.#slots = [];
+    this.#buffers.close(keepBuffers);
+  }
+
+  async #send(slot: Slot, pieces: readonly Piece[]): Promise<void> {
+    try {
+      const scoped = inErrorScopes(this.#device, () => {
+        slot.buffer.unmap();
+        const encoder = this.#device.createCommandEncoder();
+        for (const { slotOffset, buffer, bufferOffset, nbytes } of pieces) {
+          const target = this.#buffers.buffer(buffer);
+          encoder.copyBufferToBuffer(slot.buffer, slotOffset, target, bufferOffset, nbytes);
+        }
+        this.#device.queue.submit([encoder.finish()]);
+      });
+      const mapped = slot.buffer.mapAsync(MAP_MODE_WRITE);
+      const [{ error }] = await this.#lifeline.race(Promise.all([scoped, mapped]));
+      if (error) throw scopedFailure('uploading a slot', error);
+      slot.view = mappedView(slot.buffer);
+    } catch (cause) {
+      const error = await gpuFailure(this.#lifeline, 'uploading a slot', cause);
+      this.#lifeline.end(error);
+      throw error;
+    }
+  }
+}
+
+const mappedView = (buffer: GPUBuffer): Uint8Array => new Uint8Array(buffer.getMappedRange());
+
+const destroyAll = (buffers: readonly GPUBuffer[]): void => {
+  for (const buffer of buffers) buffer.destroy();
+};
+
+const slotFault = (index: number, slots: number): SluiceError =>
+  new SluiceError(
+    'internal',
+    `staging slot ${index} of ${slots} is held by an upload or does not exist`,
+  );
