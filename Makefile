@@ -35,6 +35,7 @@ setup: ## Install what the project needs (Debian packages, Node, npm packages), 
 # Configuring again after that is CMake's own doing, when a CMakeLists.txt changes
 build/%/build.ninja: CMakePresets.json | setup
 	cmake --preset $*
+	@touch $@
 
 native: build/native/build.ninja
 	@cmake --build --preset native -j $(JOBS)
@@ -68,7 +69,7 @@ run: build model ## Load a real model into headless Chromium's WebGPU, check eve
 test: build asan ## Run every test; the last line is `N passed, M failed`
 	@tools/test.py
 
-lint: abi ## Check format, lint and layering; the last line is `N passed, M failed`
+lint: package ## Check format, lint and layering; the last line is `N passed, M failed`
 	@tools/lint.py
 
 format: | setup ## Rewrite the sources in the project's format
