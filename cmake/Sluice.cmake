@@ -5,7 +5,7 @@ find_package(nlohmann_json QUIET)
 add_library(sluice_options INTERFACE)
 target_include_directories(sluice_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(sluice_options INTERFACE -Wall -Wextra -Werror -Wconversion -Wshadow
-  -Wimplicit-fallthrough -Wno-sign-conversion -ffile-prefix-map=${PROJECT_SOURCE_DIR}/=)
+  -Wimplicit-fallthrough -Wno-missing-designated-field-initializers -Wno-sign-conversion -ffile-prefix-map=${PROJECT_SOURCE_DIR}/=)
 if(SLUICE_SANITIZE OR SLUICE_FUZZ)
   set(SLUICE_SANITIZERS -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_compile_options(sluice_options INTERFACE ${SLUICE_SANITIZERS})

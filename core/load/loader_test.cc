@@ -1,0 +1,323 @@
+#include "core/load/loader.h"
+
+#include <gtest/gtest.h>
+
+#include "core/load/simulated_host.h"
+#include "core/load/simulated_model.h"
+
+namespace sluice {
+namespace {
+
+using testing::check_buffers;
+using testing::make_model;
+using testing::make_options;
+using testing::SimulatedFaults;
+using testing::SimulatedHost;
+using testing::SimulatedModel;
+using testing::SimulatedOutcome;
+
+struct LoadRun {
+  SimulatedOutcome outcome;
+  Plan plan;
+};
+
+LoadRun run(const SimulatedModel& model, const PlanOptions& options, uint64_t seed,
+            SimulatedFaults faults = {}) {
+  auto plan = make_plan(model.manifest, options);
+  if (!plan) return {.outcome = {.error = plan.error()}};
+  Loader loader(model.manifest, *plan, options, {}, seed);
+  return {SimulatedHost(loader, model.files, options.staged, seed, faults).run(), *std::move(plan)};
+}
+
+// One model with a single tensor of `nbytes` random bytes in one file.
+SimulatedModel one_tensor(uint64_t nbytes, DType dtype = DType::u8, uint64_t elements = 0) {
+  SimulatedModel model;
+  model.files.emplace_back(nbytes);
+  std::mt19937_64 random(nbytes);
+  for (auto& byte : model.files[0]) byte = static_cast<std::byte>(random());
+  model.manifest.files.push_back({.path = "shard.bin", .nbytes = nbytes});
+  model.manifest.tensors.push_back({.name = "weight",
+                                    .shape = {elements ? elements : nbytes},
+                                    .dtype = dtype,
+                                    .nbytes = nbytes});
+  return model;
+}
+
+TEST(Loader, EveryByteIsRightUnderEveryOrder) {
+  for (uint64_t seed = 1; seed <= 1500; ++seed) {
+    const SimulatedModel model = make_model(seed);
+    const PlanOptions options = make_options(seed);
+    SimulatedFaults faults{.no_ranges = seed % 5 == 0, .knows_size = seed % 3 != 0};
+    const LoadRun result = run(model, options, seed, faults);
+    ASSERT_EQ(result.outcome.violation, "") << "seed " << seed;
+    ASSERT_FALSE(result.outcome.error)
+        << "seed " << seed << ": " << to_string(*result.outcome.error);
+    ASSERT_EQ(check_buffers(model, result.plan, result.outcome.buffers, options.staged), "")
+        << "seed " << seed;
+    EXPECT_EQ(result.outcome.progress.source_bytes_done, result.plan.source_bytes);
+    EXPECT_EQ(result.outcome.progress.output_bytes_done, result.plan.output_bytes);
+    EXPECT_GT(result.outcome.progress.budget_peak, 0u);
+    EXPECT_LE(result.outcome.progress.budget_peak, options.budget_bytes);
+  }
+}
+
+TEST(Loader, FaultsGiveTheRightBytesOrAnError) {
+  uint64_t loaded = 0, failed = 0, retries = 0;
+  for (uint64_t seed = 1; seed <= 3000; ++seed) {
+    const SimulatedModel model = make_model(seed);
+    const PlanOptions options = make_options(seed);
+    SimulatedFaults faults{
+        .cut = seed % 2 ? 0.05 : 0.001,
+        .early_end = seed % 3 ? 0.02 : 0,
+        .refuse_open = 0.1,
+        .fatal = seed % 11 ? 0 : 0.05,
+        .fail_upload = seed % 13 ? 0 : 0.05,
+        .fail_allocate = seed % 17 ? 0 : 0.1,
+        .stale_event = 0.2,
+        .abort = seed % 7 ? 0 : 0.001,
+        .no_ranges = seed % 5 == 0,
+        .knows_size = seed % 3 != 0,
+    };
+    const LoadRun result = run(model, options, seed, faults);
+    ASSERT_EQ(result.outcome.violation, "") << "seed " << seed;
+    retries += result.outcome.progress.retries;
+    if (result.outcome.error) {
+      ++failed;
+      EXPECT_NE(result.outcome.error->code, ErrorCode::internal)
+          << "seed " << seed << ": " << to_string(*result.outcome.error);
+    } else {
+      ++loaded;
+      ASSERT_EQ(check_buffers(model, result.plan, result.outcome.buffers, options.staged), "")
+          << "seed " << seed;
+    }
+  }
+  // The faults must be neither absent nor overwhelming, or this test shows nothing
+  EXPECT_GT(loaded, 1000u);
+  EXPECT_GT(failed, 100u);
+  EXPECT_GT(retries, 1000u);
+}
+
+TEST(Loader, AbortAtEveryStepLeavesNothingBehind) {
+  const SimulatedModel model = make_model(7);
+  const PlanOptions options = make_options(4);
+  const uint64_t steps = run(model, options, 3).outcome.steps;
+  ASSERT_GT(steps, 10u);
+  for (uint64_t at = 0; at < steps; ++at) {
+    auto plan = make_plan(model.manifest, options);
+    ASSERT_TRUE(plan);
+    Loader loader(model.manifest, *plan, options, {}, 3);
+    SimulatedHost host(loader, model.files, options.staged, 3);
+    host.abort_at(at);
+    const SimulatedOutcome outcome = host.run();
+    ASSERT_EQ(outcome.violation, "") << "step " << at;
+    ASSERT_TRUE(outcome.error);
+    EXPECT_EQ(outcome.error->code, ErrorCode::aborted);
+  }
+}
+
+TEST(Loader, StreamsALargeTensorThroughASmallBudget) {
+  const SimulatedModel model = one_tensor(5'000'003);
+  const PlanOptions options{.budget_bytes = 128 << 10, .max_segment_bytes = 1 << 20};
+  const LoadRun result = run(model, options, 1);
+  ASSERT_EQ(result.outcome.violation, "");
+  ASSERT_FALSE(result.outcome.error);
+  EXPECT_LE(result.outcome.progress.budget_peak, options.budget_bytes);
+  EXPECT_EQ(check_buffers(model, result.plan, result.outcome.buffers, true), "");
+}
+
+TEST(Loader, ACutAtEveryByteIsMendedByOneRetry) {
+  const SimulatedModel model = one_tensor(397);
+  const PlanOptions options{.budget_bytes = 1 << 20};
+  for (uint64_t cut = 0; cut < 397; ++cut) {
+    auto plan = make_plan(model.manifest, options);
+    Loader loader(model.manifest, *plan, options);
+    SimulatedHost host(loader, model.files, true, 1);
+    host.cut_at(cut);
+    const SimulatedOutcome outcome = host.run();
+    ASSERT_EQ(outcome.violation, "");
+    ASSERT_FALSE(outcome.error) << cut;
+    EXPECT_EQ(outcome.progress.retries, 1u);
+    ASSERT_EQ(check_buffers(model, *plan, outcome.buffers, true), "") << cut;
+  }
+}
+
+TEST(Loader, AFileShorterThanPromisedIsTruncated) {
+  SimulatedModel model = one_tensor(100'000);
+  model.files[0].resize(99'000);
+  for (const bool knows_size : {true, false}) {
+    const LoadRun result = run(model, {}, 1, {.knows_size = knows_size});
+    ASSERT_EQ(result.outcome.violation, "");
+    ASSERT_TRUE(result.outcome.error);
+    EXPECT_EQ(result.outcome.error->code, ErrorCode::truncated);
+    EXPECT_EQ(result.outcome.error->file, "shard.bin");
+    EXPECT_EQ(result.outcome.error->expected, 100'000u);
+    EXPECT_EQ(result.outcome.error->actual, 99'000u);
+  }
+}
+
+TEST(Loader, AFileLongerThanPromisedIsASizeMismatch) {
+  const SimulatedModel model = one_tensor(100'000);
+  for (const bool knows_size : {true, false}) {
+    const LoadRun result = run(model, {}, 1, {.knows_size = knows_size, .longer_by = 1});
+    ASSERT_EQ(result.outcome.violation, "");
+    ASSERT_TRUE(result.outcome.error);
+    EXPECT_EQ(result.outcome.error->code, ErrorCode::size_mismatch);
+    EXPECT_EQ(result.outcome.error->file, "shard.bin");
+    EXPECT_EQ(result.outcome.error->expected, 100'000u);
+  }
+}
+
+TEST(Loader, GivesUpAfterFiveFailuresWithoutAByte) {
+  const SimulatedModel model = one_tensor(1000);
+  const LoadRun result = run(model, {}, 1, {.refuse_open = 1});
+  ASSERT_TRUE(result.outcome.error);
+  EXPECT_EQ(result.outcome.error->code, ErrorCode::network);
+  EXPECT_EQ(result.outcome.progress.retries, 4u);
+  EXPECT_NE(result.outcome.error->message.find("tried 5 times"), std::string::npos);
+}
+
+TEST(Loader, AnEventThatNobodyAskedForFailsTheLoad) {
+  const SimulatedModel model = one_tensor(1000);
+  auto plan = make_plan(model.manifest, {});
+  Loader loader(model.manifest, *plan, {});
+  ASSERT_TRUE(loader.start());
+  loader.uploaded(99);
+  Command command;
+  while (loader.poll(command)) {
+  }
+  EXPECT_TRUE(loader.finished());
+  ASSERT_NE(loader.error(), nullptr);
+  EXPECT_EQ(loader.error()->code, ErrorCode::internal);
+}
+
+TEST(Plan, TooSmallABudgetNamesTheLeastThatWouldDo) {
+  const SimulatedModel model = one_tensor(1000);
+  const auto plan = make_plan(model.manifest, {.budget_bytes = 10'000});
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().code, ErrorCode::budget_too_small);
+  ASSERT_TRUE(plan.error().expected);
+  EXPECT_TRUE(make_plan(model.manifest, {.budget_bytes = *plan.error().expected}));
+  EXPECT_FALSE(make_plan(model.manifest, {.budget_bytes = *plan.error().expected - 1}));
+}
+
+TEST(Plan, SharesNeverExceedTheBudget) {
+  Manifest manifest;
+  manifest.files.push_back({.path = "a.bin", .nbytes = 40'000'000});
+  manifest.tensors.push_back(
+      {.name = "a", .shape = {20'000'000}, .dtype = DType::bf16, .nbytes = 40'000'000});
+  for (uint64_t budget = 24 << 10; budget < (80ull << 20); budget += budget / 7) {
+    for (const bool staged : {true, false}) {
+      for (const uint32_t copies : {1u, 2u}) {
+        for (const DType dtype : {DType::bf16, DType::f32}) {
+          const PlanOptions options{
+              .budget_bytes = budget, .staged = staged, .slot_copies = copies, .dtype = dtype};
+          const auto plan = make_plan(manifest, options);
+          if (!plan) {
+            EXPECT_EQ(plan.error().code, ErrorCode::budget_too_small);
+            continue;
+          }
+          EXPECT_LE(plan->shares.total(copies), budget);
+          EXPECT_GE(plan->shares.connections, 1u);
+          if (staged) {
+            EXPECT_GT(plan->shares.slots, plan->shares.connections);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Plan, CutsATensorOfAnyShapeByBytes) {
+  // The record that aborts elsewhere: uint32 [262144, 1120], here only planned
+  Manifest manifest;
+  manifest.files.push_back({.path = "params_shard_0.bin", .nbytes = 1'174'405'120});
+  manifest.tensors.push_back({.name = "embed_tokens_per_layer.q_weight",
+                              .shape = {262'144, 1'120},
+                              .dtype = DType::u32,
+                              .nbytes = 1'174'405'120});
+  const auto plan = make_plan(manifest, {});
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->segments.size(), 35u);
+  uint64_t position = 0;
+  for (const Segment& segment : plan->segments) {
+    EXPECT_EQ(segment.begin, position);
+    EXPECT_EQ(segment.begin % 4, 0u);
+    EXPECT_FALSE(segment.whole_file);
+    position = segment.end;
+  }
+  EXPECT_EQ(position, 1'174'405'120u);
+  EXPECT_EQ(plan->buffers.size(), 1u);
+}
+
+TEST(Plan, KeepsTensorsWholeWhereAsked) {
+  SimulatedModel model = one_tensor(3'000'000);
+  model.manifest.tensors[0].nbytes = model.manifest.tensors[0].shape[0] = 2'000'000;
+  model.manifest.tensors.push_back({.name = "b",
+                                    .shape = {1'000'000},
+                                    .dtype = DType::u8,
+                                    .offset = 2'000'000,
+                                    .nbytes = 1'000'000});
+  const auto plan =
+      make_plan(model.manifest, {.max_segment_bytes = 600'000, .split_tensors = false});
+  ASSERT_TRUE(plan);
+  ASSERT_EQ(plan->segments.size(), 2u);
+  EXPECT_EQ(plan->segments[0].end, 2'000'000u);
+  EXPECT_EQ(plan->segments[1].begin, 2'000'000u);
+}
+
+TEST(Plan, SmallTensorsShareABufferAtAlignedOffsets) {
+  const SimulatedModel model = make_model(21);
+  const auto plan = make_plan(model.manifest, {.share_below_bytes = 1 << 20});
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->buffers.size(), 1u);
+  for (const Placement& placement : plan->placements) {
+    EXPECT_EQ(placement.offset % 256, 0u);
+    EXPECT_LE(placement.offset + placement.nbytes, plan->buffers[0].nbytes);
+  }
+  EXPECT_EQ(make_plan(model.manifest, {.share_below_bytes = 0})->buffers.size(),
+            model.manifest.tensors.size());
+}
+
+TEST(Plan, LoadsOnlyWhatIsSelected) {
+  const SimulatedModel model = make_model(5);
+  PlanOptions options;
+  options.selected.assign(model.manifest.tensors.size(), false);
+  options.selected[0] = true;
+  const LoadRun result = run(model, options, 1);
+  ASSERT_FALSE(result.outcome.error);
+  EXPECT_EQ(result.outcome.progress.tensors, 1u);
+  EXPECT_EQ(check_buffers(model, result.plan, result.outcome.buffers, true), "");
+}
+
+TEST(Plan, AnUnknownConversionNamesTensorAndTypes) {
+  const SimulatedModel model = one_tensor(84, DType::q2_k, 256);
+  const auto plan = make_plan(model.manifest, {.dtype = DType::f32});
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().code, ErrorCode::unsupported_dtype);
+  EXPECT_EQ(plan.error().tensor, "weight");
+  EXPECT_NE(plan.error().message.find("q2_k"), std::string::npos);
+  EXPECT_TRUE(make_plan(model.manifest, {}));
+}
+
+TEST(Budget, CountsWhatIsHeldAndRefusesMore) {
+  Budget budget(100);
+  auto first = budget.take(60, "slots");
+  ASSERT_TRUE(first);
+  const auto second = budget.take(41, "slots");
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code, ErrorCode::budget_too_small);
+  EXPECT_EQ(second.error().expected, 41u);
+  EXPECT_EQ(second.error().actual, 40u);
+  {
+    const Grant extra = budget.take_existing(50);
+    EXPECT_TRUE(budget.exceeded());
+    EXPECT_FALSE(budget.take(1, "chunks"));
+  }
+  EXPECT_FALSE(budget.exceeded());
+  first->release();
+  EXPECT_EQ(budget.used(), 0u);
+  EXPECT_EQ(budget.peak(), 110u);
+}
+
+}  // namespace
+}  // namespace sluice

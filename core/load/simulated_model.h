@@ -1,0 +1,130 @@
+// Random models for the simulated host: files of bytes, a manifest over them, and what must come
+// out.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/formats/manifest.h"
+#include "core/load/loader.h"
+#include "core/load/simulated_host.h"
+
+namespace sluice::testing {
+
+struct SimulatedModel {
+  Manifest manifest;
+  std::vector<std::vector<std::byte>> files;
+};
+
+// One to four files of up to a dozen tensors each: odd sizes, gaps, zero-size and 0-d tensors,
+// every kind of codec. Sizes are small, so that budgets and slots of a few KiB make many rounds.
+inline SimulatedModel make_model(uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const auto dice = [&](uint64_t n) { return random() % n; };
+  SimulatedModel model;
+  model.manifest.format = "tensor-cache";
+  const uint64_t file_count = 1 + dice(4);
+  for (uint32_t f = 0; f < file_count; ++f) {
+    uint64_t position = dice(3) == 0 ? dice(5000) : 0;
+    const uint64_t tensor_count = 1 + dice(12);
+    for (uint64_t i = 0; i < tensor_count; ++i) {
+      static constexpr DType kDTypes[] = {DType::u8,   DType::u8,  DType::f32,  DType::f16,
+                                          DType::bf16, DType::u32, DType::q8_0, DType::q4_1,
+                                          DType::i64,  DType::q6_k};
+      TensorEntry tensor{
+          .name = concat("file", f, ".tensor", i), .dtype = kDTypes[dice(10)], .file = f};
+      uint64_t elements = dice(4) == 0 ? dice(20'000) : dice(700);
+      if (dice(12) == 0) elements = 0;
+      const DTypeInfo& info = dtype_info(tensor.dtype);
+      elements -= elements % info.block_elements;
+      tensor.shape = {elements};
+      if (elements > 0 && dice(10) == 0 && !info.is_quantized) tensor.shape = {}, elements = 1;
+      tensor.encoding =
+          tensor.dtype == DType::f32 && dice(2) ? Encoding::f32_to_bf16 : Encoding::raw;
+      tensor.nbytes = tensor.encoding == Encoding::f32_to_bf16
+                          ? elements * 2
+                          : *storage_bytes(tensor.dtype, elements);
+      if (dice(4) == 0) position += dice(100);
+      tensor.offset = position;
+      position += tensor.nbytes;
+      model.manifest.tensors.push_back(tensor);
+    }
+    position += dice(4) == 0 ? dice(3000) : 0;
+    std::vector<std::byte> bytes(position);
+    for (auto& byte : bytes) byte = static_cast<std::byte>(random());
+    FileEntry entry{.path = concat("shard_", f, ".bin")};
+    if (dice(4) != 0) entry.nbytes = bytes.size();
+    model.manifest.files.push_back(entry);
+    model.files.push_back(std::move(bytes));
+  }
+  return model;
+}
+
+// Options that a model of make_model() can be loaded with, drawn from a seed.
+inline PlanOptions make_options(uint64_t seed) {
+  std::mt19937_64 random(seed * 7919 + 1);
+  const auto dice = [&](uint64_t n) { return random() % n; };
+  static constexpr uint64_t kBudgets[] = {900ull << 10, 1ull << 20, 4ull << 20};
+  static constexpr uint64_t kSlots[] = {4096, 4096 + 4, 10'000, 64 << 10};
+  static constexpr uint64_t kSegments[] = {1, 3000, 10'007, 1 << 20};
+  PlanOptions options;
+  options.budget_bytes = kBudgets[dice(3)];
+  options.connections = static_cast<uint32_t>(1 + dice(6));
+  options.staged = dice(3) != 0;
+  options.slot_copies = static_cast<uint32_t>(1 + dice(2));
+  options.max_slot_bytes = kSlots[dice(4)];
+  options.max_segment_bytes = kSegments[dice(4)];
+  options.share_below_bytes = dice(2) ? 0 : 2048;
+  options.split_tensors = dice(4) != 0;
+  if (dice(3) == 0) options.dtype = dice(2) ? DType::f32 : DType::f16;
+  return options;
+}
+
+// Tensor `t` as it must come out, decoded in one go.
+inline std::vector<std::byte> expected_bytes(const SimulatedModel& model, const Plan& plan,
+                                             uint32_t t) {
+  const TensorEntry& tensor = model.manifest.tensors[t];
+  const Placement& placement = plan.placements[t];
+  const std::byte* source = model.files[tensor.file].data() + tensor.offset;
+  std::vector<std::byte> out(placement.nbytes);
+  if (out.empty()) return out;
+  if (placement.codec == nullptr) {
+    std::memcpy(out.data(), source, tensor.nbytes);
+  } else {
+    placement.codec->decode(source, out.data(), tensor.nbytes / placement.codec->in_bytes);
+  }
+  return out;
+}
+
+// What is wrong with a finished load's buffers; empty when every byte is right and no byte beside
+// the tensors and their padding was touched (buffers start as 0xDD).
+inline std::string check_buffers(const SimulatedModel& model, const Plan& plan,
+                                 const std::vector<std::vector<std::byte>>& buffers, bool staged) {
+  std::vector<std::vector<bool>> covered;
+  for (const auto& buffer : buffers) covered.emplace_back(buffer.size());
+  for (uint32_t t = 0; t < plan.placements.size(); ++t) {
+    const Placement& placement = plan.placements[t];
+    if (placement.buffer == kNoBuffer) continue;
+    const auto expected = expected_bytes(model, plan, t);
+    const std::byte* actual = buffers[placement.buffer].data() + placement.offset;
+    for (uint64_t i = 0; i < expected.size(); ++i)
+      if (actual[i] != expected[i])
+        return concat("tensor ", t, " differs at byte ", i, " of ", expected.size());
+    const uint64_t padded = staged ? (placement.nbytes + 3) / 4 * 4 : placement.nbytes;
+    for (uint64_t i = 0; i < padded; ++i) {
+      if (i >= expected.size() && actual[i] != std::byte{0})
+        return concat("padding of tensor ", t, " is not 0");
+      covered[placement.buffer][placement.offset + i] = true;
+    }
+  }
+  for (size_t b = 0; b < buffers.size(); ++b)
+    for (size_t i = 0; i < buffers[b].size(); ++i)
+      if (!covered[b][i] && buffers[b][i] != std::byte{0xDD})
+        return concat("byte ", i, " of buffer ", b, " was touched but belongs to no tensor");
+  return {};
+}
+
+}  // namespace sluice::testing
