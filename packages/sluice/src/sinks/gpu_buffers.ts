@@ -1,5 +1,5 @@
 import { SluiceError } from '../errors.js';
-import { Lifeline } from './lifeline.js';
+import type { Lifeline } from './lifeline.js';
 import { checkPlan } from './pieces.js';
 import type { BufferPlan, SlotSink } from './sink.js';
 
@@ -97,7 +97,7 @@ export function watchDevice(device: GPUDevice, lifeline: Lifeline): () => void {
 }
 
 function lostError(info: GPUDeviceLostInfo): SluiceError {
-  const reason = info.reason || 'unknown';
+  const { reason } = info;
   const detail = firstLine(info.message);
   return new SluiceError(
     'device_lost',

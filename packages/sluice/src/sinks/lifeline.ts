@@ -37,16 +37,9 @@ export class Lifeline {
         return;
       }
       this.#waiting.add(reject);
-      work.then(
-        (value) => {
-          this.#waiting.delete(reject);
-          resolve(value);
-        },
-        (error: unknown) => {
-          this.#waiting.delete(reject);
-          reject(error);
-        },
-      );
+      const forget = (): void => void this.#waiting.delete(reject);
+      work.then(forget, forget);
+      work.then(resolve, reject);
     });
   }
 }

@@ -315,7 +315,11 @@ describe('slots', TIMEOUT, () => {
         createBuffer: () => {
           if (way === 'throw' && alive === 1) throw new RangeError('no room');
           alive++;
-          return { destroy: () => void alive-- };
+          return {
+            destroy: () => {
+              alive--;
+            },
+          };
         },
       } as unknown as GPUDevice;
       await assert.rejects(

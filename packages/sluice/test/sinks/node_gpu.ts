@@ -22,7 +22,7 @@ export async function nodeDevice(): Promise<GPUDevice> {
   const { maxBufferSize } = adapter.limits;
   const device = await adapter.requestDevice({ requiredLimits: { maxBufferSize } });
   device.addEventListener('uncapturederror', (event) => {
-    throw new Error(`uncaptured: ${(event as GPUUncapturedErrorEvent).error.message}`);
+    throw new Error(`uncaptured: ${event.error.message}`);
   });
   return device;
 }

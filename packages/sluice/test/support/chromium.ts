@@ -9,6 +9,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { extname, join, normalize, sep } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { chromium } from 'playwright-core';
@@ -255,22 +256,15 @@ export interface MemorySampler {
 /** Samples browserMemory() until stopped. A peak shorter than the interval may be missed. */
 export function sampleMemory(pid: number, intervalMs = 50): MemorySampler {
   let peak = 0;
-  let stopped = false;
-  let wake: () => void = () => undefined;
+  const stopping = new AbortController();
+  const { signal } = stopping;
   const sample = async (): Promise<void> => {
     peak = Math.max(peak, await browserMemory(pid));
   };
   const loop = (async () => {
-    while (!stopped) {
+    while (!signal.aborted) {
       await sample();
-      if (stopped) break;
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, intervalMs);
-        wake = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
+      await sleep(intervalMs, undefined, { signal }).catch(() => undefined);
     }
     await sample();
   })();
@@ -279,8 +273,7 @@ export function sampleMemory(pid: number, intervalMs = 50): MemorySampler {
       return peak;
     },
     stop: async () => {
-      stopped = true;
-      wake();
+      stopping.abort();
       await loop;
       return peak;
     },
