@@ -6,7 +6,7 @@ set(CMAKE_CXX_COMPILER_TARGET wasm32-wasi)
 set(CMAKE_AR llvm-ar-19)
 set(CMAKE_RANLIB llvm-ranlib-19)
 set(CMAKE_CXX_FLAGS_INIT "-msimd128 -fvisibility=hidden -ffunction-sections -fdata-sections")
-set(CMAKE_CXX_FLAGS_MINSIZEREL_INIT "-Os -DNDEBUG")
+
 set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
 # The host's headers and libraries must not be found here
 set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
