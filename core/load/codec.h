@@ -25,6 +25,13 @@ struct Codec {
 inline constexpr uint32_t kCodecMaxUnit = 512;
 
 // The fastest codec for this machine; null when there is none for the pair (equal types need none).
+//
+// Every implementation gives the same bytes. Blocks decode as ggml's dequantize_row_* define it, in
+// f32 with a rounding after each operation (scale * quant, then + min); a result in f16 or bf16 is
+// that f32, rounded. Rounding is to nearest, ties to even; f16 overflows to infinity. A NaN stays a
+// NaN: between plain types with its sign and the upper bits of its payload, and quiet (bf16 to f32:
+// unchanged); out of a block, whose factors alone can cause it, always the positive quiet NaN
+// without payload.
 const Codec* find_codec(DType from, DType to);
 
 // Every codec, and every implementation of it that this machine can run ("scalar", "avx2", …, with
@@ -40,15 +47,13 @@ class StreamDecoder {
  public:
   explicit StreamDecoder(const Codec* codec) : codec_(codec) {}
 
-  // Bytes of output that feeding `in_bytes` more would give.
-  uint64_t output_bytes(uint64_t in_bytes) const {
-    return (carried_ + in_bytes) / codec_->in_bytes * codec_->out_bytes;
-  }
+  // Bytes of output that feeding `in_bytes` more would give; 2^64-1 where that overflows.
+  uint64_t output_bytes(uint64_t in_bytes) const;
 
-  // Input bytes that may be fed so that at most `out_bytes` come out.
-  uint64_t input_for(uint64_t out_bytes) const {
-    return (out_bytes / codec_->out_bytes + 1) * codec_->in_bytes - 1 - carried_;
-  }
+  // The most input that may be fed so that at most `out_bytes` come out; 2^64-1 less what is
+  // carried where that overflows. 0 when the next byte alone would complete a unit that
+  // `out_bytes` cannot hold.
+  uint64_t input_for(uint64_t out_bytes) const;
 
   // Decodes `in` into `out`, which must hold output_bytes(in.size()). Returns the bytes written.
   size_t feed(Bytes in, std::byte* out);

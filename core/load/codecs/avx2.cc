@@ -1,0 +1,103 @@
+// Codecs for x86-64 with AVX2 and F16C; other machines compile nothing here.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "core/load/codecs/half.h"
+#include "core/load/codecs/layout.h"
+#include "core/load/codecs/pairs.h"
+
+// The rest of the build keeps to the baseline; codec.cc asks the machine before it calls these.
+#pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
+
+#include "core/load/codecs/kernels.h"
+
+namespace sluice::codecs {
+
+#pragma STDC FP_CONTRACT OFF
+
+struct Avx2 {
+  struct Floats {
+    __m256 low, high;
+  };
+
+  SLUICE_INLINE __m256i load256(const std::byte* in) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
+  }
+  SLUICE_INLINE __m128i load128(const std::byte* in) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(in));
+  }
+
+  SLUICE_INLINE Floats load_f32(const std::byte* in) {
+    return {_mm256_castsi256_ps(load256(in)), _mm256_castsi256_ps(load256(in + 32))};
+  }
+  SLUICE_INLINE Floats load_f16(const std::byte* in) {
+    return {_mm256_cvtph_ps(load128(in)), _mm256_cvtph_ps(load128(in + 16))};
+  }
+  SLUICE_INLINE Floats load_bf16(const std::byte* in) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(in)), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(in + 16)), 16))};
+  }
+
+  SLUICE_INLINE void store_f32(std::byte* out, Floats values) {
+    _mm256_storeu_ps(reinterpret_cast<float*>(out), values.low);
+    _mm256_storeu_ps(reinterpret_cast<float*>(out) + 8, values.high);
+  }
+  SLUICE_INLINE void store_f16(std::byte* out, Floats values) {
+    constexpr int kToNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_cvtps_ph(values.low, kToNearest));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16),
+                     _mm256_cvtps_ph(values.high, kToNearest));
+  }
+  SLUICE_INLINE void store_bf16(std::byte* out, Floats values) {
+    // packus works within 128-bit halves; the permutation puts the quarters in order.
+    const __m256i packed = _mm256_packus_epi32(bf16_of(values.low), bf16_of(values.high));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(packed, 0xd8));
+  }
+
+  // A store of a whole line that bypasses the caches need not read the line first.
+  SLUICE_INLINE void stream(std::byte* out, const std::byte* in, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 16)
+      _mm_stream_si128(reinterpret_cast<__m128i*>(out + i), load128(in + i));
+  }
+  SLUICE_INLINE void end_stream() { _mm_sfence(); }
+
+  // See bf16_from_f32() in half.h.
+  SLUICE_INLINE __m256i bf16_of(__m256 values) {
+    const __m256i bits = _mm256_castps_si256(values);
+    const __m256i upper = _mm256_srli_epi32(bits, 16);
+    const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    const __m256i half = _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd);
+    const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+    const __m256i quieted = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+    const __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
+    // Compared as integers: a comparison of floats would be moved ahead of f16's conversion by the
+    // compiler, and done there one by one.
+    const __m256i nan = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7f800000));
+    return _mm256_blendv_epi8(rounded, quieted, nan);
+  }
+
+  SLUICE_INLINE float scale_at(const std::byte* in) { return _cvtsh_ss(load_as<uint16_t>(in)); }
+  SLUICE_INLINE __m256 floats_of(__m128i quants) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(quants));
+  }
+  SLUICE_INLINE Floats scaled(Bytes16 quants, float scale) {
+    const auto bytes = reinterpret_cast<__m128i>(quants);
+    const __m256 factor = _mm256_set1_ps(scale);
+    return {_mm256_mul_ps(factor, floats_of(bytes)),
+            _mm256_mul_ps(factor, floats_of(_mm_unpackhi_epi64(bytes, bytes)))};
+  }
+  SLUICE_INLINE Floats affine(Bytes16 quants, float scale, float min) {
+    const Floats product = scaled(quants, scale);
+    const __m256 addend = _mm256_set1_ps(min);
+    return {_mm256_add_ps(product.low, addend), _mm256_add_ps(product.high, addend)};
+  }
+};
+
+SLUICE_CODECS(SLUICE_INSTANTIATE_CODEC, Avx2)
+
+}  // namespace sluice::codecs
+
+#pragma clang attribute pop
+
+#endif
