@@ -462,7 +462,7 @@ void Loader::append_piece(Stream& stream, uint32_t t, uint64_t output_offset, ui
   Slot& slot = slots_[stream.slot];
   const uint64_t buffer_offset = placement.offset + output_offset;
   if (!slot.pieces.empty()) {
-    Piece& last = slot.pieces.back();
+    UploadPiece& last = slot.pieces.back();
     if (last.tensor == t && last.slot_offset + last.nbytes == slot.used &&
         last.buffer_offset + last.nbytes == buffer_offset) {
       last.nbytes += nbytes;
@@ -548,7 +548,7 @@ void Loader::uploaded(uint32_t index) {
   slot.uploading = false;
   --uploads_pending_;
   if (state_ == State::failing) return settle();
-  for (const Piece& piece : slot.pieces) tensor_bytes_done(piece.tensor, piece.tensor_nbytes);
+  for (const UploadPiece& piece : slot.pieces) tensor_bytes_done(piece.tensor, piece.tensor_nbytes);
   resume_stalled();
   check_end();
 }

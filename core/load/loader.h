@@ -79,7 +79,7 @@ struct Command {
 };
 
 // Part of a slot and where it goes. All in bytes; all multiples of 4.
-struct Piece {
+struct UploadPiece {
   uint32_t buffer = 0;
   uint32_t tensor = 0;
   uint64_t slot_offset = 0;
@@ -142,7 +142,7 @@ class Loader {
   // be carried out in order, since a unit that a cut divided waits here for its rest.
   void decode(const Command& command, Bytes in, std::byte* out);
 
-  std::span<const Piece> pieces(uint32_t slot) const { return slots_[slot].pieces; }
+  std::span<const UploadPiece> pieces(uint32_t slot) const { return slots_[slot].pieces; }
 
   // Finished: nothing is under way any more and no event is expected.
   bool finished() const { return state_ == State::done || state_ == State::failed; }
@@ -178,7 +178,7 @@ class Loader {
     bool filling = false;
     bool uploading = false;
     uint64_t used = 0;
-    std::vector<Piece> pieces;
+    std::vector<UploadPiece> pieces;
   };
   struct File {
     Ranges ranges = Ranges::unknown;

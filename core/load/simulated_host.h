@@ -280,7 +280,7 @@ class SimulatedHost {
     busy_[slot] = false;
     if (chance(faults_.fail_upload))
       return loader_.upload_failed(slot, {.code = ErrorCode::device_lost, .message = "lost"});
-    for (const Piece& piece : loader_.pieces(slot)) {
+    for (const UploadPiece& piece : loader_.pieces(slot)) {
       auto& buffer = out_.buffers[piece.buffer];
       if (piece.slot_offset % 4 || piece.buffer_offset % 4 || piece.nbytes % 4)
         return violate("a piece is not aligned to 4 bytes");

@@ -175,7 +175,7 @@ CallResult* sluice_model_poll(Model* model) {
 // The pieces of a slot that is to be uploaded, an array of WirePiece. value: how many.
 CallResult* sluice_model_pieces(Model* model, uint32_t slot) {
   exchange->pieces.clear();
-  for (const Piece& piece : model->loader()->pieces(slot))
+  for (const UploadPiece& piece : model->loader()->pieces(slot))
     exchange->pieces.push_back({.buffer = piece.buffer,
                                 .tensor = piece.tensor,
                                 .slot_offset = static_cast<double>(piece.slot_offset),
