@@ -216,11 +216,11 @@ describe('sinks in Chromium', { timeout: 120_000 }, () => {
   test('memory of the browser is seen from outside, and its peak is kept', async () => {
     const fresh = await startChromium(); // holds nothing that could be freed meanwhile
     try {
-      const { evaluateInWorker } = await fresh.newPage();
+      const freshPage = await fresh.newPage();
       const before = await browserMemory(fresh.pid);
       const sampler = sampleMemory(fresh.pid);
       const held = 256 * 2 ** 20;
-      await evaluateInWorker(async (nbytes) => {
+      await freshPage.evaluateInWorker(async (nbytes) => {
         const bytes = new Uint8Array(nbytes).fill(1);
         await new Promise((resolve) => setTimeout(resolve, 500));
         return bytes.length;

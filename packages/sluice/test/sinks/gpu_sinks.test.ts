@@ -118,6 +118,9 @@ for (const [name, create] of KINDS) {
       const first = sink.buffer(0);
       assert.equal(await isAlive(device, first), true);
       assert.throws(() => sink.buffer(20), failsWith('internal', 20));
+      // Nothing of the refused buffer stays behind.
+      await sink.allocate(20, { nbytes: 16, tensor: 'smaller' });
+      assert.equal(sink.buffer(20).size, 16);
       sink.close(false);
       assert.equal(await isAlive(device, first), false);
       device.destroy();

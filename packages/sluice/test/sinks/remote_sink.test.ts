@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { describe, test } from 'node:test';
+import { after, describe, test } from 'node:test';
 import { MessageChannel, Worker } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
 
@@ -29,6 +29,20 @@ const failsWith =
     for (const text of texts) assert.ok(error.message.includes(String(text)), error.message);
     return true;
   };
+
+// Open ports and workers keep the process alive: a failed test must not leave any.
+const opened: (() => void)[] = [];
+after(() => {
+  for (const close of opened) close();
+});
+
+function openChannel(): MessageChannel {
+  const channel = new MessageChannel();
+  opened.push(() => {
+    channel.port1.close();
+  });
+  return channel;
+}
 
 /** A sink without a device, whose uploads end when the test says so. */
 class ManualSink implements SlotSink {
@@ -70,7 +84,7 @@ class ManualSink implements SlotSink {
 }
 
 function join(sink: SlotSink): { remote: RemoteSink; served: ServedSink; ports: MessagePort[] } {
-  const { port1, port2 } = new MessageChannel();
+  const { port1, port2 } = openChannel();
   return { served: serveSink(port1, sink), remote: new RemoteSink(port2), ports: [port1, port2] };
 }
 
@@ -96,7 +110,7 @@ describe('RemoteSink', TIMEOUT, () => {
     test(`bytes arrive through a ${Sink.name} from a worker`, async () => {
       const device = await nodeDevice();
       const sink = new Sink(device);
-      const { port1, port2 } = new MessageChannel();
+      const { port1, port2 } = openChannel();
       const served = serveSink(port1, sink);
       const worker = startWorker(port2, false);
       const [expected] = (await once(worker, 'message')) as [Uint8Array[]];
@@ -114,7 +128,7 @@ describe('RemoteSink', TIMEOUT, () => {
   test('a worker that dies ends the sink and releases its buffers', async () => {
     const device = await nodeDevice();
     const sink = new RingSink(device);
-    const { port1, port2 } = new MessageChannel();
+    const { port1, port2 } = openChannel();
     const served = serveSink(port1, sink);
     const worker = startWorker(port2, true);
     await assert.rejects(served.finished, failsWith('aborted', 'the worker ended'));
@@ -248,7 +262,7 @@ describe('RemoteSink', TIMEOUT, () => {
   });
 
   test('a serving half that goes away rejects what waits', async () => {
-    const { port1, port2 } = new MessageChannel();
+    const { port1, port2 } = openChannel();
     const remote = new RemoteSink(port2);
     const prepare = remote.prepare(1, 64);
     port1.close();
@@ -260,5 +274,11 @@ function startWorker(port: MessagePort, die: boolean): Worker {
   // Workers do not take over the loader for TypeScript, so the first lines register it.
   const entry = new URL('./remote_worker.ts', import.meta.url).href;
   const code = `import('tsx/esm/api').then(({ register }) => { register(); return import('${entry}'); });`;
-  return new Worker(code, { eval: true, workerData: { port, die }, transferList: [port] });
+  const worker = new Worker(code, {
+    eval: true,
+    workerData: { port, die },
+    transferList: [port],
+  });
+  opened.push(() => void worker.terminate());
+  return worker;
 }
