@@ -1,6 +1,7 @@
 #include "core/base/error.h"
 
 #include <array>
+#include <charconv>
 
 #include "core/base/json.h"
 
@@ -38,6 +39,23 @@ bool is_error_code(uint32_t code) { return code >= 1 && code <= kNames.size(); }
 std::string_view error_code_name(ErrorCode code) {
   const auto number = static_cast<uint32_t>(code);
   return is_error_code(number) ? kNames[number - 1] : kNames.back();
+}
+
+void Piece::append_to(std::string& out) const {
+  char digits[24];
+  if (length_ == kUnsigned)
+    out.append(digits, std::to_chars(digits, digits + sizeof(digits), number_).ptr);
+  else if (length_ == kSigned)
+    out.append(digits,
+               std::to_chars(digits, digits + sizeof(digits), static_cast<int64_t>(number_)).ptr);
+  else
+    out.append(text_, length_);
+}
+
+std::string concat_pieces(std::span<const Piece> pieces) {
+  std::string out;
+  for (const Piece& piece : pieces) piece.append_to(out);
+  return out;
 }
 
 std::string quote(std::string_view text) {

@@ -42,7 +42,7 @@ TEST(Error, JsonLeavesOutWhatIsAbsent) {
 }
 
 TEST(Error, ConcatJoinsTextAndIntegers) {
-  EXPECT_EQ(concat("a", std::string("b"), 'c', -1, uint8_t{7}, UINT64_MAX),
+  EXPECT_EQ(concat("a", std::string("b"), std::string_view("c"), -1, uint8_t{7}, UINT64_MAX),
             "abc-1718446744073709551615");
 }
 

@@ -13,11 +13,10 @@ namespace {
 
 constexpr size_t kMaxDepth = 64;
 constexpr size_t kMaxValues = 4u << 20;
-constexpr size_t kMaxReason = 200;  // bytes of the parser's own message that are passed on
 
 void append_double(std::string& out, double value) {
-  // The parser's library brings a shortest-digits printer of 3 kB; std::to_chars and printf would
-  // each add more than that to the wasm.
+  // The library brings a shortest-digits printer of 3 kB; std::to_chars and printf would each add
+  // more than that to the wasm.
   char digits[64];
   out.append(digits, nlohmann::detail::to_chars(digits, digits + sizeof(digits), value));
 }
@@ -36,87 +35,148 @@ const std::string* duplicate_key(const JsonValue::Object& object) {
   return nullptr;
 }
 
-// Receives the parser's events and builds the tree. The parser itself does not recurse; the limit
-// on depth is for those who walk the tree, its destructor first.
-class TreeBuilder {
+// The grammar of JSON over the library's lexer. The library's own parser calls printf for its
+// messages, which is 14 kB of wasm. Nothing here recurses; the limit on depth is for those who walk
+// the tree, its destructor first.
+class Parser {
  public:
-  explicit TreeBuilder(std::string_view file) : file_(file) {}
+  Parser(std::string_view text, std::string_view file)
+      : lexer_(nlohmann::detail::input_adapter(text.data(), text.data() + text.size())),
+        file_(file) {}
 
-  bool null() { return add(JsonValue()); }
-  bool boolean(bool value) { return add(JsonValue(value)); }
-  bool number_integer(int64_t value) { return add(JsonValue(value)); }
-  bool number_unsigned(uint64_t value) { return add(JsonValue(value)); }
-  bool number_float(double value, const std::string&) { return add(JsonValue(value)); }
-  bool string(std::string& value) { return add(JsonValue(std::move(value))); }
-  bool binary(nlohmann::json::binary_t&) { return false; }  // not in JSON text
-  bool start_object(size_t) { return open(JsonValue(JsonValue::Object())); }
-  bool start_array(size_t) { return open(JsonValue(JsonValue::Array())); }
-
-  bool key(std::string& name) {
-    open_.back().key = std::move(name);
-    return true;
-  }
-
-  bool end_object() {
-    if (const std::string* twice = duplicate_key(*open_.back().value.as_object()))
-      return fail(concat("the key ", quote(*twice), " stands twice in one object of ", file_));
-    return close();
-  }
-
-  bool end_array() { return close(); }
-
-  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& e) {
-    std::string_view reason = e.what();
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: …"
-    if (const size_t end = reason.find("] "); end != std::string_view::npos)
-      reason.remove_prefix(end + 2);
-    const bool cut = reason.size() > kMaxReason;
-    return fail(concat(file_, " is not valid JSON near byte ", position, ": ",
-                       reason.substr(0, kMaxReason), cut ? "…" : ""));
-  }
-
-  Result<JsonValue> take() && {
-    if (error_) return std::unexpected(*std::move(error_));
-    return std::move(root_);
+  Result<JsonValue> parse() {
+    for (next();;) {
+      // The token is where a value begins.
+      if (token_ == Token::begin_object) {
+        SLUICE_TRY(open(JsonValue(JsonValue::Object())));
+        next();
+        if (token_ != Token::end_object) {
+          SLUICE_TRY(read_key());
+          continue;
+        }
+        close();
+      } else if (token_ == Token::begin_array) {
+        SLUICE_TRY(open(JsonValue(JsonValue::Array())));
+        next();
+        if (token_ != Token::end_array) continue;
+        close();
+      } else {
+        SLUICE_TRY(read_scalar());
+      }
+      // A value is complete: either its surroundings are too, or another one follows.
+      SLUICE_ASSIGN(const bool all_closed, leave_value());
+      if (all_closed) return std::move(root_);
+    }
   }
 
  private:
+  using Input = decltype(nlohmann::detail::input_adapter(static_cast<const char*>(nullptr),
+                                                         static_cast<const char*>(nullptr)));
+  using Lexer = nlohmann::detail::lexer<nlohmann::json, Input>;
+  using Token = Lexer::token_type;
+
   struct Open {
     JsonValue value;  // an array or an object
     std::string key;  // of the member that comes next, in an object
   };
 
-  bool fail(std::string message) {
-    error_ = Error{.code = ErrorCode::manifest_invalid,
-                   .message = std::move(message),
-                   .file = std::string(file_)};
-    return false;
+  void next() { token_ = lexer_.scan(); }
+
+  Status fail(std::string message) const {
+    return std::unexpected(Error{.code = ErrorCode::manifest_invalid,
+                                 .message = std::move(message),
+                                 .file = std::string(file_)});
   }
 
-  bool count() {
-    if (++values_ <= kMaxValues) return true;
+  Status fail_syntax(std::string_view expected) const {
+    const std::string reason = token_ == Token::parse_error ? lexer_.get_error_message()
+                               : token_ == Token::end_of_input
+                                   ? concat("it ends; expected ", expected)
+                                   : concat("expected ", expected);
+    return fail(concat(file_, " is not valid JSON near byte ",
+                       lexer_.get_position().chars_read_total, ": ", reason));
+  }
+
+  // At a key: passes it and its ':'.
+  Status read_key() {
+    if (token_ != Token::value_string) return fail_syntax("a key or '}'");
+    open_.back().key = std::move(lexer_.get_string());
+    next();
+    if (token_ != Token::name_separator) return fail_syntax("':'");
+    next();
+    return {};
+  }
+
+  Status read_scalar() {
+    SLUICE_TRY(count());
+    switch (token_) {
+      case Token::literal_null:
+        place(JsonValue());
+        return {};
+      case Token::literal_true:
+        place(JsonValue(true));
+        return {};
+      case Token::literal_false:
+        place(JsonValue(false));
+        return {};
+      case Token::value_string:
+        place(JsonValue(std::move(lexer_.get_string())));
+        return {};
+      case Token::value_unsigned:
+        place(JsonValue(uint64_t{lexer_.get_number_unsigned()}));
+        return {};
+      case Token::value_integer:
+        place(JsonValue(int64_t{lexer_.get_number_integer()}));
+        return {};
+      case Token::value_float:
+        if (!std::isfinite(lexer_.get_number_float()))
+          return fail_syntax("a number without overflow");
+        place(JsonValue(double{lexer_.get_number_float()}));
+        return {};
+      default:
+        return fail_syntax("a value");
+    }
+  }
+
+  // Behind a value: closes what ends there. Returns true at the end of the text, else false with
+  // the token at the next value.
+  Result<bool> leave_value() {
+    for (next(); !open_.empty(); next()) {
+      const JsonValue::Object* object = open_.back().value.as_object();
+      if (token_ == Token::value_separator) {
+        next();
+        if (object != nullptr) SLUICE_TRY(read_key());
+        return false;
+      }
+      if (token_ != (object != nullptr ? Token::end_object : Token::end_array))
+        SLUICE_TRY(fail_syntax(object != nullptr ? "',' or '}'" : "',' or ']'"));
+      if (object != nullptr)
+        if (const std::string* twice = duplicate_key(*object))
+          SLUICE_TRY(
+              fail(concat("the key ", quote(*twice), " stands twice in one object of ", file_)));
+      close();
+    }
+    if (token_ != Token::end_of_input) SLUICE_TRY(fail_syntax("the end of the text"));
+    return true;
+  }
+
+  Status count() {
+    if (++values_ <= kMaxValues) return {};
     return fail(concat(file_, " holds more than ", kMaxValues, " JSON values"));
   }
 
-  bool open(JsonValue value) {
-    if (!count()) return false;
+  Status open(JsonValue value) {
+    SLUICE_TRY(count());
     if (open_.size() == kMaxDepth)
       return fail(concat(file_, " nests deeper than ", kMaxDepth, " levels"));
     open_.push_back({std::move(value), {}});
-    return true;
+    return {};
   }
 
-  bool add(JsonValue value) {
-    if (!count()) return false;
-    place(std::move(value));
-    return true;
-  }
-
-  bool close() {
+  void close() {
     JsonValue value = std::move(open_.back().value);
     open_.pop_back();
     place(std::move(value));
-    return true;
   }
 
   void place(JsonValue value) {
@@ -129,11 +189,12 @@ class TreeBuilder {
     }
   }
 
+  Lexer lexer_;
+  Token token_ = Token::uninitialized;
   std::string_view file_;
   std::vector<Open> open_;  // outermost first
   JsonValue root_;
   size_t values_ = 0;
-  std::optional<Error> error_;
 };
 
 // The length in bytes of the well-formed UTF-8 sequence at the start of `text`, or 0 where there is
@@ -235,12 +296,7 @@ std::string JsonValue::dump() const {
 }
 
 Result<JsonValue> parse_json(std::string_view text, std::string_view file) {
-  // json::sax_parse() would compile the library's readers of binary formats in as well.
-  auto input = nlohmann::detail::input_adapter(text.data(), text.data() + text.size());
-  nlohmann::detail::parser<nlohmann::json, decltype(input)> parser(std::move(input));
-  TreeBuilder builder(file);
-  parser.sax_parse(&builder);
-  return std::move(builder).take();
+  return Parser(text, file).parse();
 }
 
 void JsonWriter::separate() {
@@ -290,13 +346,13 @@ JsonWriter& JsonWriter::string(std::string_view value) {
 
 JsonWriter& JsonWriter::number(uint64_t value) {
   separate();
-  detail::append_piece(text_, value);
+  Piece(value).append_to(text_);
   return *this;
 }
 
 JsonWriter& JsonWriter::number(int64_t value) {
   separate();
-  detail::append_piece(text_, value);
+  Piece(value).append_to(text_);
   return *this;
 }
 

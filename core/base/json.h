@@ -1,4 +1,4 @@
-// JSON as the manifests need it: a bounded tree from nlohmann's SAX parser, and a small writer.
+// JSON as the manifests need it: a bounded tree over nlohmann's lexer, and a small writer.
 #pragma once
 
 #include <cstdint>

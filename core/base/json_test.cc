@@ -49,7 +49,11 @@ TEST(Json, BadTextNamesFileAndPlace) {
   const std::vector<std::pair<std::string, std::string_view>> cases = {
       {"", "byte"},
       {"[1,", "byte 4"},
-      {"{} x", "expected end of input"},
+      {"{} 1", "end of the text"},
+      {"[1 2]", "',' or ']'"},
+      {"{\"a\":1,}", "a key"},
+      {"[1,]", "a value"},
+      {"{1:2}", "a key"},
       {"nul", "invalid literal"},
       {"{\"a\" 1}", "expected ':'"},
       {"\"\xff\"", "UTF-8"},

@@ -80,13 +80,8 @@ Status check_names(const Manifest& manifest, std::string_view manifest_file) {
 }
 
 Status check_overlaps(const Manifest& manifest) {
-  std::vector<const TensorEntry*> order;
-  order.reserve(manifest.tensors.size());
-  for (const TensorEntry& tensor : manifest.tensors)
-    if (tensor.nbytes > 0) order.push_back(&tensor);
-  std::ranges::sort(order, [](const TensorEntry* a, const TensorEntry* b) {
-    return a->file != b->file ? a->file < b->file : a->offset < b->offset;
-  });
+  std::vector<const TensorEntry*> order = in_file_order(manifest);
+  std::erase_if(order, [](const TensorEntry* tensor) { return tensor->nbytes == 0; });
   for (size_t i = 1; i < order.size(); ++i) {
     const TensorEntry& before = *order[i - 1];
     const TensorEntry& tensor = *order[i];
@@ -115,6 +110,17 @@ Status validate(const Manifest& manifest, std::string_view manifest_file) {
   }
   SLUICE_TRY(check_names(manifest, manifest_file));
   return check_overlaps(manifest);
+}
+
+std::vector<const TensorEntry*> in_file_order(const Manifest& manifest) {
+  std::vector<const TensorEntry*> order;
+  order.reserve(manifest.tensors.size());
+  for (const TensorEntry& tensor : manifest.tensors) order.push_back(&tensor);
+  std::ranges::sort(order, [](const TensorEntry* a, const TensorEntry* b) {
+    if (a->file != b->file) return a->file < b->file;
+    return a->offset != b->offset ? a->offset < b->offset : a->nbytes < b->nbytes;
+  });
+  return order;
 }
 
 std::optional<uint64_t> dense_bytes(const std::vector<uint64_t>& shape, DType dtype) {

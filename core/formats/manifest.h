@@ -49,6 +49,9 @@ struct Manifest {
 // Errors: manifest_invalid, size_mismatch, range_out_of_bounds.
 Status validate(const Manifest& manifest, std::string_view manifest_file);
 
+// The tensors sorted by file, offset and size. Pointers into `manifest`.
+std::vector<const TensorEntry*> in_file_order(const Manifest& manifest);
+
 // Bytes that a tensor of this shape and dtype takes when loaded, without any encoding.
 // Nothing on overflow.
 std::optional<uint64_t> dense_bytes(const std::vector<uint64_t>& shape, DType dtype);

@@ -105,14 +105,8 @@ Status check_metadata(const JsonValue& metadata, std::string_view path) {
 // the one before ends. Returns the end of the last.
 Result<uint64_t> check_coverage(const Manifest& manifest, uint64_t data_start,
                                 std::string_view path) {
-  std::vector<const TensorEntry*> order;
-  order.reserve(manifest.tensors.size());
-  for (const TensorEntry& tensor : manifest.tensors) order.push_back(&tensor);
-  std::ranges::sort(order, [](const TensorEntry* a, const TensorEntry* b) {
-    return a->offset != b->offset ? a->offset < b->offset : a->nbytes < b->nbytes;
-  });
   uint64_t end = data_start;
-  for (const TensorEntry* tensor : order) {
+  for (const TensorEntry* tensor : in_file_order(manifest)) {
     if (tensor->offset != end) {
       Error error = file_error(
           ErrorCode::manifest_invalid, path,
