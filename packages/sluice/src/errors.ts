@@ -1,25 +1,7 @@
+import { ERROR_CODES } from './generated/abi.js';
+
 /** The stable codes of core/base/error.h. */
-export type ErrorCode =
-  | 'manifest_invalid'
-  | 'range_out_of_bounds'
-  | 'size_mismatch'
-  | 'unsupported_dtype'
-  | 'http_status'
-  | 'network'
-  | 'truncated'
-  | 'checksum_mismatch'
-  | 'source_changed'
-  | 'quota_exceeded'
-  | 'device_limit'
-  | 'out_of_device_memory'
-  | 'device_lost'
-  | 'store_corrupt'
-  | 'budget_too_small'
-  | 'aborted'
-  | 'not_found'
-  | 'invalid_argument'
-  | 'io'
-  | 'internal';
+export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /** What an error carries besides its code and its sentence. */
 export interface ErrorDetails {

@@ -115,6 +115,7 @@ export class FileSource implements Source {
 /** Reads a block ahead: while the caller has one block, the other is being filled. */
 class FileStream implements ByteStream {
   readonly begin: number;
+  readonly ranged = true;
   readonly fileBytes: number;
   readonly #file: string;
   readonly #handle: FileHandle;

@@ -392,7 +392,7 @@ export class HttpSource implements Source {
       // fetch decodes, but Content-Length is of the encoded body; and CORS hides Content-Encoding.
       const known = encoding === 'identity' && !response.filtered;
       const fileBytes = known ? parseCount(response.header('content-length')) : undefined;
-      terms = { begin: 0, fileBytes, promised: fileBytes, limit: Infinity };
+      terms = { begin: 0, ranged: false, fileBytes, promised: fileBytes, limit: Infinity };
     }
     // A request with Range asks for no compression; of any other, CORS may hide that it was compressed.
     const variant = encoding === 'identity' && response.filtered && !ranged ? 'unknown' : encoding;
@@ -442,6 +442,7 @@ export class HttpSource implements Source {
 /** What a response's headers say about its body. */
 interface BodyTerms {
   begin: number;
+  ranged: boolean;
   fileBytes: number | undefined;
   /** Bytes the decoded body must have, where known. */
   promised: number | undefined;
@@ -463,6 +464,7 @@ class Transfer implements ByteStream {
   /** Body bytes given to the caller. */
   received = 0;
   begin: number;
+  ranged = true;
   fileBytes: number | undefined;
   #body: HttpBody | undefined;
   #promised: number | undefined;
@@ -483,6 +485,7 @@ class Transfer implements ByteStream {
   accept(body: HttpBody, terms: BodyTerms): void {
     this.#body = body;
     this.begin = terms.begin;
+    this.ranged = terms.ranged;
     this.fileBytes = terms.fileBytes;
     this.#promised = terms.promised;
     this.#limit = terms.limit;
@@ -617,7 +620,7 @@ function checkContentRange(
   if (/^multipart\//i.test(response.header('content-type') ?? '')) throw wrong('a multipart body');
   if (header === null) {
     if (!response.filtered) throw wrong('status 206 and no Content-Range');
-    return { begin, fileBytes: undefined, promised: undefined, limit };
+    return { begin, ranged: true, fileBytes: undefined, promised: undefined, limit };
   }
   const match = /^bytes (\d+)-(\d+)\/(\d+|\*)$/i.exec(header.trim());
   const first = Number(match?.[1] ?? NaN);
@@ -634,7 +637,7 @@ function checkContentRange(
     throw wrong(`Content-Range '${header}'`);
   }
   const promised = last + 1 - first;
-  return { begin, fileBytes: size, promised, limit: promised };
+  return { begin, ranged: true, fileBytes: size, promised, limit: promised };
 }
 
 function statusError(

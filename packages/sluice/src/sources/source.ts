@@ -2,6 +2,8 @@
 export interface ByteStream {
   /** Offset in the file of the first byte that read() gives. A server without Range makes it 0. */
   readonly begin: number;
+  /** Whether this is the range that was asked for; false where the whole file comes whatever is asked. */
+  readonly ranged: boolean;
   /** Size of the whole file in bytes, where the source knows it. */
   readonly fileBytes: number | undefined;
   /**

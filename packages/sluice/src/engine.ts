@@ -1,0 +1,351 @@
+import { SluiceError } from './errors.js';
+import { OP } from './generated/abi.js';
+import type { Sink } from './sinks/sink.js';
+import type { ByteStream, Source } from './sources/source.js';
+import type {
+  Command,
+  LoaderModel,
+  LoadProgress,
+  ModelManifest,
+  ModelPlan,
+} from './wasm/loader_module.js';
+
+/** Milliseconds between two progress reports. */
+const PROGRESS_INTERVAL_MS = 50;
+
+interface Transfer {
+  stream?: ByteStream;
+  chunk?: Uint8Array;
+  timer?: ReturnType<typeof setTimeout>;
+}
+
+export interface EngineOptions {
+  signal?: AbortSignal | undefined;
+  onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /** Tensor `index` of the manifest is in its buffer. */
+  onTensor?: ((index: number) => void) | undefined;
+}
+
+/**
+ * Carries out a planned load: a host of core/load/loader.h. Bytes that need no decoding go from the source's
+ * chunk straight to the sink. Resolves when every tensor is in its buffer; rejects with the loader's error,
+ * with nothing of this load under way any more. Closing source and sink stays with the caller.
+ */
+export function runLoad(
+  model: LoaderModel,
+  manifest: ModelManifest,
+  plan: ModelPlan,
+  source: Source,
+  sink: Sink,
+  options: EngineOptions = {},
+): Promise<LoadProgress> {
+  return new Engine(model, manifest, plan, source, sink, options).run();
+}
+
+class Engine {
+  readonly #model: LoaderModel;
+  readonly #manifest: ModelManifest;
+  readonly #plan: ModelPlan;
+  readonly #source: Source;
+  readonly #sink: Sink;
+  readonly #options: EngineOptions;
+  readonly #transfers = new Map<number, Transfer>();
+  #pumping = false;
+  #again = false;
+  #ended = false;
+  #lastReport = -Infinity;
+  #resolve: (progress: LoadProgress) => void = () => undefined;
+  #reject: (error: unknown) => void = () => undefined;
+
+  constructor(
+    model: LoaderModel,
+    manifest: ModelManifest,
+    plan: ModelPlan,
+    source: Source,
+    sink: Sink,
+    options: EngineOptions,
+  ) {
+    this.#model = model;
+    this.#manifest = manifest;
+    this.#plan = plan;
+    this.#source = source;
+    this.#sink = sink;
+    this.#options = options;
+  }
+
+  async run(): Promise<LoadProgress> {
+    const { signal } = this.#options;
+    const onAbort = (): void => {
+      this.#event(() => {
+        this.#model.abort(
+          new SluiceError('aborted', 'the load was aborted by its caller', {
+            cause: signal?.reason,
+          }),
+        );
+      });
+    };
+    const { slots, slotBytes } = this.#plan.shares;
+    if (this.#sink.kind === 'slots') await this.#sink.prepare(slots, slotBytes);
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#resolve = resolve;
+        this.#reject = reject;
+        this.#event(() => {
+          this.#model.start();
+        });
+        if (signal?.aborted) onAbort();
+        else signal?.addEventListener('abort', onAbort, { once: true });
+      });
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+      // Also after a fault of the loader itself, which cancels nothing
+      for (const transfer of this.#transfers.values()) stop(transfer);
+      this.#transfers.clear();
+    }
+  }
+
+  /** Tells the loader something, then does what it says. */
+  #event(tell: () => void): void {
+    if (this.#ended) return;
+    try {
+      tell();
+    } catch (error) {
+      this.#fault(error);
+      return;
+    }
+    if (this.#pumping) {
+      this.#again = true;
+      return;
+    }
+    void this.#pump();
+  }
+
+  async #pump(): Promise<void> {
+    this.#pumping = true;
+    try {
+      do {
+        this.#again = false;
+        for (
+          let commands = this.#model.poll();
+          commands.length > 0;
+          commands = this.#model.poll()
+        ) {
+          for (const command of commands) {
+            let pending: void | Promise<void>;
+            try {
+              pending = this.#execute(command);
+              if (pending) await pending;
+            } catch (error) {
+              // The sink refused bytes; the loader ends the load and says what to stop
+              this.#model.abort(error);
+              break;
+            }
+          }
+        }
+      } while (this.#again);
+      this.#report();
+      if (this.#model.finished) this.#end();
+    } catch (error) {
+      this.#fault(error);
+    } finally {
+      this.#pumping = false;
+    }
+  }
+
+  #end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    try {
+      this.#model.check();
+      const progress = this.#model.progress();
+      this.#options.onProgress?.(progress);
+      this.#resolve(progress);
+    } catch (error) {
+      this.#reject(error);
+    }
+  }
+
+  /** The loader's wasm itself failed: nothing may be asked of it any more. */
+  #fault(error: unknown): void {
+    this.#ended = true;
+    this.#reject(error);
+  }
+
+  #report(): void {
+    const { onProgress } = this.#options;
+    if (!onProgress || this.#ended) return;
+    const now = performance.now();
+    if (now - this.#lastReport < PROGRESS_INTERVAL_MS) return;
+    this.#lastReport = now;
+    onProgress(this.#model.progress());
+  }
+
+  #execute(command: Command): void | Promise<void> {
+    const model = this.#model;
+    const { op, stream, target } = command;
+    switch (op) {
+      case OP.copy:
+        return this.#write(command, this.#input(command));
+      case OP.decode: {
+        const output = model.decode(command, this.#input(command));
+        if (output.byteLength === 0) return undefined;
+        // A sink that keeps bytes beyond the call must not keep wasm memory
+        return this.#write(command, this.#sink.kind === 'direct' ? output.slice() : output);
+      }
+      case OP.zero: {
+        const { offset, nbytes } = command;
+        if (this.#sink.kind === 'slots') this.#sink.slot(target).fill(0, offset, offset + nbytes);
+        return undefined;
+      }
+      case OP.read:
+        this.#read(stream);
+        return undefined;
+      case OP.upload:
+        this.#upload(target);
+        return undefined;
+      case OP.open:
+        this.#open(command);
+        return undefined;
+      case OP.cancel: {
+        const transfer = this.#transfers.get(stream);
+        this.#transfers.delete(stream);
+        if (transfer) stop(transfer);
+        return undefined;
+      }
+      case OP.wait: {
+        const timer = setTimeout(() => {
+          this.#transfers.delete(stream);
+          this.#event(() => {
+            model.waited(stream);
+          });
+        }, command.nbytes);
+        this.#transfers.set(stream, { timer });
+        return undefined;
+      }
+      case OP.tensor_ready:
+        this.#options.onTensor?.(target);
+        return undefined;
+      case OP.allocate:
+        this.#allocate(target);
+        return undefined;
+      case OP.flush:
+        this.#sink.flush().then(
+          () => {
+            this.#event(() => {
+              model.flushed();
+            });
+          },
+          (error: unknown) => {
+            this.#event(() => {
+              model.flushFailed(error);
+            });
+          },
+        );
+        return undefined;
+      case OP.free:
+        return undefined; // the caller closes the sink, which frees everything
+      default:
+        throw new SluiceError('internal', `the loader gave an unknown command ${op}`);
+    }
+  }
+
+  #input({ stream, begin, nbytes }: Command): Uint8Array {
+    const chunk = this.#transfers.get(stream)?.chunk;
+    if (chunk === undefined) throw new SluiceError('internal', `transfer ${stream} holds no chunk`);
+    return chunk.subarray(begin, begin + nbytes);
+  }
+
+  #write({ target, offset }: Command, bytes: Uint8Array): void | Promise<void> {
+    if (this.#sink.kind === 'direct') return this.#sink.write(target, offset, bytes);
+    this.#sink.slot(target).set(bytes, offset);
+    return undefined;
+  }
+
+  #allocate(index: number): void {
+    const { nbytes, tensor } = this.#plan.buffers[index] ?? { nbytes: 0, tensor: 0 };
+    const name = this.#manifest.tensors[tensor]?.name ?? '';
+    this.#sink.allocate(index, { nbytes, tensor: name }).then(
+      () => {
+        this.#event(() => {
+          this.#model.allocated(index);
+        });
+      },
+      (error: unknown) => {
+        this.#event(() => {
+          this.#model.allocationFailed(index, error);
+        });
+      },
+    );
+  }
+
+  #open({ stream: id, target, begin, end }: Command): void {
+    const transfer: Transfer = {};
+    this.#transfers.set(id, transfer);
+    const path = this.#manifest.files[target]?.path ?? '';
+    this.#source.open(path, begin, end === 0 ? undefined : end).then(
+      (stream) => {
+        if (this.#transfers.get(id) !== transfer) {
+          stream.cancel();
+          return;
+        }
+        transfer.stream = stream;
+        this.#event(() => {
+          this.#model.opened(id, stream.begin, stream.ranged, stream.fileBytes);
+        });
+      },
+      (error: unknown) => {
+        this.#transferFailed(id, transfer, error);
+      },
+    );
+  }
+
+  #read(id: number): void {
+    const transfer = this.#transfers.get(id);
+    if (transfer?.stream === undefined) return;
+    delete transfer.chunk;
+    transfer.stream.read().then(
+      (chunk) => {
+        if (this.#transfers.get(id) !== transfer) return;
+        this.#event(() => {
+          if (chunk === null) {
+            this.#model.ended(id);
+          } else {
+            transfer.chunk = chunk;
+            this.#model.chunk(id, chunk.byteLength);
+          }
+        });
+      },
+      (error: unknown) => {
+        this.#transferFailed(id, transfer, error);
+      },
+    );
+  }
+
+  #transferFailed(id: number, transfer: Transfer, error: unknown): void {
+    if (this.#transfers.get(id) !== transfer) return;
+    this.#event(() => {
+      this.#model.failed(id, error);
+    });
+  }
+
+  #upload(slot: number): void {
+    if (this.#sink.kind !== 'slots') return;
+    this.#sink.upload(slot, this.#model.pieces(slot)).then(
+      () => {
+        this.#event(() => {
+          this.#model.uploaded(slot);
+        });
+      },
+      (error: unknown) => {
+        this.#event(() => {
+          this.#model.uploadFailed(slot, error);
+        });
+      },
+    );
+  }
+}
+
+function stop(transfer: Transfer): void {
+  clearTimeout(transfer.timer);
+  transfer.stream?.cancel();
+}

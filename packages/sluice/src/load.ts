@@ -1,0 +1,223 @@
+import { asSluiceError, SluiceError } from './errors.js';
+import { runLoad } from './engine.js';
+import { Model, type DType, type LoadedTensor } from './model.js';
+import { openModel } from './open.js';
+import { planOptions, type LoadOptions } from './options.js';
+import { ConsumerSink } from './sinks/consumer_sink.js';
+import { CpuSink } from './sinks/cpu_sink.js';
+import { requestDevice } from './sinks/device.js';
+import type { GpuSlotSink } from './sinks/gpu_buffers.js';
+import { createUploadSink } from './sinks/measure_upload.js';
+import type { Source } from './sources/source.js';
+import type { LoadProgress, ModelManifest, ModelPlan } from './wasm/loader_module.js';
+
+/**
+ * How many times a slot's bytes exist: once where the page writes them, once more in the process that owns
+ * the GPU, to which the browser copies them.
+ */
+const GPU_SLOT_COPIES = 2;
+
+/** Loads in the calling thread. Rejects with a SluiceError and nothing else; frees everything if so. */
+export async function loadHere(
+  module: WebAssembly.Module,
+  source: Source,
+  name: string,
+  options: LoadOptions,
+): Promise<Model> {
+  const begin = performance.now();
+  const release: (() => void)[] = [
+    () => {
+      source.close();
+    },
+  ];
+  try {
+    const loader = await openModel(module, source, name, options.signal);
+    const manifest = loader.manifest();
+    const target = options.consume ? 'consume' : resolveTarget(options.device);
+    const staged = target !== 'consume' && target !== 'cpu';
+    const plan = loader.plan(
+      planOptions(options, manifest, { staged, slotCopies: staged ? GPU_SLOT_COPIES : 1 }),
+    );
+    const engine = {
+      signal: options.signal,
+      onProgress: options.onProgress,
+      onTensor: tensorCallback(options, manifest),
+    };
+    if (target === 'consume') {
+      const sink = new ConsumerSink(consumer(options, manifest, plan));
+      release.push(() => {
+        sink.close(false);
+      });
+      const progress = await runLoad(loader, manifest, plan, source, sink, engine);
+      source.close();
+      sink.close(true);
+      return buildModel(
+        manifest,
+        new Map(),
+        undefined,
+        false,
+        begin,
+        progress,
+        undefined,
+        'caller',
+      );
+    }
+    if (target === 'cpu') {
+      const sink = new CpuSink();
+      release.push(() => {
+        sink.close(false);
+      });
+      const progress = await runLoad(loader, manifest, plan, source, sink, engine);
+      source.close();
+      const tensors = cpuTensors(manifest, plan, sink);
+      sink.close(true);
+      return buildModel(manifest, tensors, undefined, false, begin, progress, undefined, 'caller');
+    }
+    const { device, owned } = await deviceFor(target, manifest, plan, options);
+    if (owned) {
+      release.push(() => {
+        device.destroy();
+      });
+    }
+    const sink = await uploadSink(device, options);
+    release.push(() => {
+      sink.close(false);
+    });
+    const progress = await runLoad(loader, manifest, plan, source, sink, engine);
+    source.close();
+    const tensors = gpuTensors(manifest, plan, sink);
+    sink.close(true);
+    return buildModel(manifest, tensors, device, owned, begin, progress, sink.path, 'caller');
+  } catch (error) {
+    for (const free of release.reverse()) free();
+    throw asSluiceError(error);
+  }
+}
+
+/** What `device` means here. */
+export function resolveTarget(device: LoadOptions['device']): GPUDevice | 'gpu' | 'cpu' {
+  if (device !== undefined && device !== 'auto') return device;
+  const gpu = typeof navigator === 'undefined' ? undefined : (navigator as Partial<Navigator>).gpu;
+  return gpu === undefined ? 'cpu' : 'gpu';
+}
+
+/** The caller's device, or one requested with limits as the plan needs them. */
+export async function deviceFor(
+  target: GPUDevice | 'gpu',
+  manifest: ModelManifest,
+  plan: ModelPlan,
+  options: LoadOptions,
+): Promise<{ device: GPUDevice; owned: boolean }> {
+  if (target !== 'gpu') return { device: target, owned: false };
+  const largest = plan.buffers.find((buffer) => buffer.nbytes === plan.largestBuffer);
+  const tensor = largest && manifest.tensors[largest.tensor]?.name;
+  const device = await requestDevice(undefined, {
+    largestBufferBytes: plan.largestBuffer,
+    ...(tensor === undefined ? {} : { tensor }),
+    ...(options.requiredFeatures ? { requiredFeatures: options.requiredFeatures } : {}),
+  });
+  return { device, owned: true };
+}
+
+export function uploadSink(device: GPUDevice, options: LoadOptions): Promise<GpuSlotSink> {
+  return createUploadSink(device, {
+    path: options.upload ?? 'auto',
+    ...(options.usage === undefined ? {} : { usage: options.usage }),
+  });
+}
+
+export function tensorCallback(
+  options: LoadOptions,
+  manifest: ModelManifest,
+): ((index: number) => void) | undefined {
+  const { onTensor } = options;
+  return onTensor && ((index) => onTensor(manifest.tensors[index]?.name ?? ''));
+}
+
+export function gpuTensors(
+  manifest: ModelManifest,
+  plan: ModelPlan,
+  sink: GpuSlotSink,
+): Map<string, LoadedTensor> {
+  return eachTensor(manifest, plan, (base, buffer, offset) => ({
+    ...base,
+    location: 'gpu',
+    buffer: sink.buffer(buffer),
+    offset,
+  }));
+}
+
+export function buildModel(
+  manifest: ModelManifest,
+  tensors: Map<string, LoadedTensor>,
+  device: GPUDevice | undefined,
+  ownsDevice: boolean,
+  begin: number,
+  progress: LoadProgress,
+  upload: 'ring' | 'writeBuffer' | undefined,
+  thread: 'worker' | 'caller',
+): Model {
+  return new Model({
+    format: manifest.format,
+    metadata: manifest.metadata,
+    tensors,
+    device,
+    ownsDevice,
+    report: { ...progress, milliseconds: performance.now() - begin, upload, thread },
+  });
+}
+
+function cpuTensors(
+  manifest: ModelManifest,
+  plan: ModelPlan,
+  sink: CpuSink,
+): Map<string, LoadedTensor> {
+  return eachTensor(manifest, plan, (base, buffer, offset) => ({
+    ...base,
+    location: 'cpu',
+    data: new Uint8Array(sink.buffer(buffer), offset, base.nbytes),
+  }));
+}
+
+type Base = Pick<LoadedTensor, 'name' | 'dtype' | 'shape' | 'nbytes'>;
+
+function eachTensor(
+  manifest: ModelManifest,
+  plan: ModelPlan,
+  make: (base: Base, buffer: number, offset: number) => LoadedTensor,
+): Map<string, LoadedTensor> {
+  const tensors = new Map<string, LoadedTensor>();
+  plan.placements.forEach((placement, index) => {
+    const tensor = manifest.tensors[index];
+    if (placement === null || tensor === undefined) return;
+    const { name, shape } = tensor;
+    const { nbytes, buffer, offset } = placement;
+    const base = { name, dtype: placement.dtype as DType, shape, nbytes };
+    tensors.set(name, make(base, buffer, offset));
+  });
+  return tensors;
+}
+
+function consumer(
+  options: LoadOptions,
+  manifest: ModelManifest,
+  plan: ModelPlan,
+): (index: number, offset: number, bytes: Uint8Array) => void | Promise<void> {
+  const { consume } = options;
+  if (!consume) throw new SluiceError('internal', 'there is no consumer');
+  const infos = plan.buffers.map(({ tensor: index }) => {
+    const tensor = manifest.tensors[index];
+    const placement = plan.placements[index];
+    if (!tensor || !placement) throw new SluiceError('internal', `buffer of no tensor ${index}`);
+    return {
+      name: tensor.name,
+      shape: tensor.shape,
+      dtype: placement.dtype as DType,
+      nbytes: placement.nbytes,
+    };
+  });
+  return (index, offset, bytes) => {
+    const info = infos[index];
+    return info && consume(info, offset, bytes);
+  };
+}

@@ -1,0 +1,188 @@
+import { asSluiceError, SluiceError } from './errors.js';
+import {
+  buildModel,
+  deviceFor,
+  gpuTensors,
+  resolveTarget,
+  tensorCallback,
+  uploadSink,
+} from './load.js';
+import type { Model } from './model.js';
+import { planOptions, type LoadOptions } from './options.js';
+import { serveSink } from './sinks/remote_sink.js';
+import type { LoadProgress } from './wasm/loader_module.js';
+import type { FromWorker, ToWorker } from './worker_protocol.js';
+
+/** A slot's bytes: the worker's block, the staging slot here, and the GPU process's copy of that. */
+const REMOTE_SLOT_COPIES = 3;
+
+/**
+ * Loads with everything but the device in a worker: it fetches and decodes, and blocks of bytes are
+ * transferred to this thread, which owns the device. Rejects as loadHere() does.
+ */
+export async function loadInWorker(
+  module: WebAssembly.Module,
+  worker: Worker,
+  url: string,
+  options: LoadOptions,
+): Promise<Model> {
+  const begin = performance.now();
+  const talk = new Conversation(worker, options.signal);
+  const release: (() => void)[] = [];
+  try {
+    const http = {
+      ...(options.headers ? { headers: options.headers } : {}),
+      ...(options.credentials ? { credentials: options.credentials } : {}),
+      ...(options.stallTimeoutMs === undefined ? {} : { stallTimeoutMs: options.stallTimeoutMs }),
+    };
+    talk.send({ type: 'open', module, url, http });
+    const { manifest } = await talk.next('opened');
+    talk.send({
+      type: 'plan',
+      options: planOptions(options, manifest, { staged: true, slotCopies: REMOTE_SLOT_COPIES }),
+    });
+    const { plan } = await talk.next('planned');
+    const target = resolveTarget(options.device);
+    if (target === 'cpu') throw new SluiceError('internal', 'the CPU needs no worker');
+    const { device, owned } = await deviceFor(target, manifest, plan, options);
+    if (owned) {
+      release.push(() => {
+        device.destroy();
+      });
+    }
+    const sink = await uploadSink(device, options);
+    const { port1, port2 } = new MessageChannel();
+    const served = serveSink(port1, sink);
+    release.push(() => {
+      served.fail(new SluiceError('aborted', 'the load has failed'));
+    });
+    talk.onFailure = (error) => {
+      served.fail(error);
+    };
+    talk.onProgress = options.onProgress;
+    talk.onTensor = tensorCallback(options, manifest);
+    talk.send(
+      {
+        type: 'run',
+        port: port2,
+        progress: options.onProgress !== undefined,
+        tensors: options.onTensor !== undefined,
+      },
+      [port2],
+    );
+    const { progress } = await talk.next('done');
+    // The worker's half has closed its sink before it said so; on this side that may still be on its way
+    await served.finished;
+    const tensors = gpuTensors(manifest, plan, sink);
+    return buildModel(manifest, tensors, device, owned, begin, progress, sink.path, 'worker');
+  } catch (error) {
+    for (const free of release.reverse()) free();
+    throw asSluiceError(error);
+  } finally {
+    talk.end();
+  }
+}
+
+type Answer<T extends FromWorker['type']> = Extract<FromWorker, { type: T }>;
+
+/** One load's messages with its worker. Ends the worker, and every wait with it. */
+class Conversation {
+  onProgress: ((progress: LoadProgress) => void) | undefined;
+  onTensor: ((index: number) => void) | undefined;
+  /** Told of the first failure, whether or not somebody waits for an answer. */
+  onFailure: ((error: SluiceError) => void) | undefined;
+  readonly #worker: Worker;
+  readonly #signal: AbortSignal | undefined;
+  readonly #answers: FromWorker[] = [];
+  #waiting:
+    { resolve: (message: FromWorker) => void; reject: (error: unknown) => void } | undefined;
+  #error: SluiceError | undefined;
+
+  readonly #onAbort = (): void => {
+    this.send({ type: 'abort' });
+  };
+  readonly #onMessage = ({ data }: MessageEvent<FromWorker>): void => {
+    switch (data.type) {
+      case 'progress':
+        this.#call(() => this.onProgress?.(data.progress));
+        break;
+      case 'tensor':
+        this.#call(() => this.onTensor?.(data.index));
+        break;
+      case 'failed': {
+        const { code, message, ...details } = data.error;
+        this.#fail(new SluiceError(code, message, details));
+        break;
+      }
+      default:
+        if (this.#waiting) {
+          const { resolve } = this.#waiting;
+          this.#waiting = undefined;
+          resolve(data);
+        } else {
+          this.#answers.push(data);
+        }
+    }
+  };
+  readonly #onError = (event: ErrorEvent | MessageEvent): void => {
+    const reason = 'message' in event && event.message ? event.message : 'it could not be started';
+    this.#fail(
+      new SluiceError('internal', `the loading worker failed: ${reason}`, {
+        hint: 'check that worker.js is served beside the package, or load with worker: false',
+      }),
+    );
+  };
+
+  constructor(worker: Worker, signal: AbortSignal | undefined) {
+    this.#worker = worker;
+    this.#signal = signal;
+    worker.addEventListener('message', this.#onMessage);
+    worker.addEventListener('error', this.#onError);
+    worker.addEventListener('messageerror', this.#onError);
+    if (signal?.aborted) this.#onAbort();
+    else signal?.addEventListener('abort', this.#onAbort, { once: true });
+  }
+
+  send(message: ToWorker, transfer: Transferable[] = []): void {
+    this.#worker.postMessage(message, transfer);
+  }
+
+  async next<T extends FromWorker['type']>(type: T): Promise<Answer<T>> {
+    if (this.#error) throw this.#error;
+    const message =
+      this.#answers.shift() ??
+      (await new Promise<FromWorker>((resolve, reject) => {
+        this.#waiting = { resolve, reject };
+      }));
+    if (message.type !== type) {
+      throw new SluiceError(
+        'internal',
+        `the worker answered '${message.type}' instead of '${type}'`,
+      );
+    }
+    return message as Answer<T>;
+  }
+
+  end(): void {
+    this.#signal?.removeEventListener('abort', this.#onAbort);
+    this.#worker.terminate();
+    this.#fail(new SluiceError('aborted', 'the load has ended'));
+  }
+
+  /** A callback of the caller's that throws ends the load, as it does without a worker. */
+  #call(callback: () => void): void {
+    try {
+      callback();
+    } catch (error) {
+      this.#fail(asSluiceError(error));
+    }
+  }
+
+  #fail(error: SluiceError): void {
+    if (this.#error) return;
+    this.#error = error;
+    this.onFailure?.(error);
+    this.#waiting?.reject(error);
+    this.#waiting = undefined;
+  }
+}

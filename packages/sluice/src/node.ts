@@ -1,0 +1,65 @@
+/** Sluice in Node: the same package over local files and http(s). */
+import { readFile, stat } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { asSluiceError } from './errors.js';
+import { loadHere } from './load.js';
+import type { Model } from './model.js';
+import type { LoadOptions } from './options.js';
+import { FileSource } from './sources/file.js';
+import { httpModel } from './sources/http_model.js';
+import { nodeHttpTransport } from './sources/node_http.js';
+import type { Source } from './sources/source.js';
+
+export { SluiceError } from './errors.js';
+export type { ErrorCode, ErrorDetails } from './errors.js';
+export { Model } from './model.js';
+export type { CpuTensor, DType, GpuTensor, LoadedTensor, LoadReport } from './model.js';
+export type { LoadOptions, TensorConsumer, TensorInfo } from './options.js';
+export { requestDevice } from './sinks/device.js';
+export { measureUpload } from './sinks/measure_upload.js';
+export type { UploadMeasurement, UploadPath } from './sinks/measure_upload.js';
+export type { LoadProgress, ManifestTensor } from './wasm/loader_module.js';
+
+let compiled: Promise<WebAssembly.Module> | undefined;
+
+function loaderModule(): Promise<WebAssembly.Module> {
+  compiled ??= readFile(new URL('./sluice_loader.wasm', import.meta.url)).then((bytes) =>
+    WebAssembly.compile(bytes),
+  );
+  return compiled;
+}
+
+/**
+ * Loads the model at `location`: an http(s) or file URL, or a path; a manifest, a file or a folder. To the
+ * CPU unless `device` is given. Rejects with a SluiceError; whatever was allocated is freed then.
+ */
+export async function loadModel(location: string | URL, options: LoadOptions = {}): Promise<Model> {
+  try {
+    const module = await loaderModule();
+    const { source, name } = await modelAt(String(location), options);
+    return await loadHere(module, source, name, options);
+  } catch (error) {
+    throw asSluiceError(error);
+  }
+}
+
+async function modelAt(
+  location: string,
+  options: LoadOptions,
+): Promise<{ source: Source; name: string }> {
+  if (/^https?:/i.test(location)) {
+    return httpModel(location, {
+      ...options,
+      ...(options.fetch ? {} : { transport: nodeHttpTransport() }),
+    });
+  }
+  const path = /^file:/i.test(location) ? fileURLToPath(location) : location;
+  const folder = await stat(path).then(
+    (info) => info.isDirectory(),
+    () => false, // what is not there is reported when it is opened
+  );
+  return folder
+    ? { source: new FileSource(path), name: '' }
+    : { source: new FileSource(dirname(path)), name: basename(path) };
+}

@@ -1,0 +1,113 @@
+import { asSluiceError, SluiceError } from './errors.js';
+import type { Source } from './sources/source.js';
+import { LoaderModel } from './wasm/loader_module.js';
+
+/** The loader's own RetryPolicy (core/load/loader.h), for the few requests before it runs. */
+const MAX_ATTEMPTS = 5;
+const FIRST_DELAY_MS = 200;
+const MAX_DELAY_MS = 10_000;
+/** No manifest is longer: core/formats/open.h refuses one that is. */
+const MAX_MANIFEST_BYTES = 256 * 2 ** 20 + 1;
+
+/**
+ * Opens the model `name` of `source`: reads its manifest or headers and nothing else. Rejects with
+ * `not_found`, `manifest_invalid`, … of core/formats/open.h, and with the source's errors.
+ */
+export async function openModel(
+  module: WebAssembly.Module,
+  source: Source,
+  name: string,
+  signal?: AbortSignal,
+): Promise<LoaderModel> {
+  const model = await LoaderModel.create(module, name);
+  for (let request = model.request(); request; request = model.request()) {
+    const { path, begin, end } = request;
+    const found = await readRange(source, path, begin, end, signal);
+    if (found === undefined) model.missing();
+    else model.provide(found.bytes, found.fileBytes);
+  }
+  return model;
+}
+
+interface Found {
+  bytes: Uint8Array;
+  fileBytes: number | undefined;
+}
+
+/** Bytes [begin, end) of a file, fewer where it ends; undefined where there is no such file. */
+async function readRange(
+  source: Source,
+  path: string,
+  begin: number,
+  end: number | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Found | undefined> {
+  for (let attempt = 1; ; attempt++) {
+    if (signal?.aborted) throw aborted(signal);
+    try {
+      return await readOnce(source, path, begin, end);
+    } catch (cause) {
+      const error = asSluiceError(cause);
+      if (error.code === 'not_found') return undefined;
+      if (error.code === 'range_out_of_bounds' && begin > 0) {
+        return { bytes: new Uint8Array(0), fileBytes: undefined };
+      }
+      if (!error.retryable || attempt === MAX_ATTEMPTS) throw error;
+      const delay = Math.min(FIRST_DELAY_MS * 2 ** (attempt - 1), MAX_DELAY_MS);
+      await pause(Math.max(delay, error.retryAfterMs ?? 0), signal);
+    }
+  }
+}
+
+async function readOnce(
+  source: Source,
+  path: string,
+  begin: number,
+  end: number | undefined,
+): Promise<Found> {
+  const stream = await source.open(path, begin, end);
+  const chunks: Uint8Array[] = [];
+  const stop = end ?? MAX_MANIFEST_BYTES;
+  let length = 0;
+  let at = stream.begin;
+  try {
+    while (at < stop) {
+      const chunk = await stream.read();
+      if (chunk === null) break;
+      // A server without ranges begins earlier and goes on for longer than asked
+      const from = Math.max(begin - at, 0);
+      const to = Math.min(stop - at, chunk.byteLength);
+      at += chunk.byteLength;
+      if (from >= to) continue;
+      chunks.push(chunk.slice(from, to));
+      length += to - from;
+    }
+  } finally {
+    stream.cancel();
+  }
+  const bytes = new Uint8Array(length);
+  let offset = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, offset);
+    offset += chunk.byteLength;
+  }
+  return { bytes, fileBytes: stream.fileBytes };
+}
+
+function aborted(signal: AbortSignal): SluiceError {
+  return new SluiceError('aborted', 'the load was aborted by its caller', { cause: signal.reason });
+}
+
+function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => {
+      clearTimeout(timer);
+      if (signal) reject(aborted(signal));
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener('abort', onAbort);
+      resolve();
+    }, milliseconds);
+    signal?.addEventListener('abort', onAbort, { once: true });
+  });
+}

@@ -1,0 +1,112 @@
+import { SluiceError } from './errors.js';
+import type { DType } from './model.js';
+import type { UploadPath } from './sinks/measure_upload.js';
+import type {
+  LoadProgress,
+  ManifestTensor,
+  ModelManifest,
+  PlanOptions,
+} from './wasm/loader_module.js';
+
+/** Takes bytes [offset, offset + bytes.length) of a tensor; `bytes` is valid until the call is done. */
+export type TensorConsumer = (
+  tensor: TensorInfo,
+  offset: number,
+  bytes: Uint8Array,
+) => void | Promise<void>;
+
+/** What is known of a tensor before it is loaded. */
+export interface TensorInfo {
+  readonly name: string;
+  /** The element type once loaded. */
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** Bytes once loaded. */
+  readonly nbytes: number;
+}
+
+export interface LoadOptions {
+  /**
+   * Where tensors go. A GPUDevice; 'gpu' to request one with limits as this model needs them; 'cpu' for
+   * ArrayBuffers; 'auto' (the default) for 'gpu' where there is WebGPU and 'cpu' elsewhere.
+   */
+  device?: GPUDevice | 'gpu' | 'cpu' | 'auto';
+  /** Features of the device that is requested. */
+  requiredFeatures?: GPUFeatureName[];
+  /** Most bytes of weights on their way, beside the tensors themselves: 64 MiB unless given. */
+  budgetBytes?: number;
+  /** Stops the load; everything it allocated is freed and the promise rejects with `aborted`. */
+  signal?: AbortSignal;
+  /** Called some twenty times a second, and once at the end. */
+  onProgress?: (progress: LoadProgress) => void;
+  /** Called as each tensor becomes usable: written, or queued ahead of what the caller submits next. */
+  onTensor?: (name: string) => void;
+  /** Transfers at a time: 4 unless given; fewer where the budget is small. */
+  connections?: number;
+  /** Converts floating-point and quantised tensors; 'stored', the default, keeps every type. */
+  dtype?: 'stored' | 'float32' | 'float16' | 'bfloat16';
+  /** Which tensors to load: names, or a function of name, stored dtype and shape. All unless given. */
+  tensors?: readonly string[] | ((tensor: ManifestTensor) => boolean);
+  /** How bytes reach the GPU: 'auto', the default, measures the device once. */
+  upload?: UploadPath | 'auto';
+  /** GPUBufferUsage of the tensors' buffers: STORAGE | COPY_SRC | COPY_DST unless given. */
+  usage?: GPUBufferUsageFlags;
+  /** Tensors below so many bytes share buffers: 65,536 unless given; 0 gives each its own. */
+  shareBelowBytes?: number;
+  /**
+   * Fetch and decode in a worker, so that a page stays responsive. True on a page's main thread unless
+   * given, false elsewhere. Needs a GPU and no `fetch` of the caller's.
+   */
+  worker?: boolean;
+  /** Instead of keeping tensors, passes their bytes here, each tensor's in order. No device is used. */
+  consume?: TensorConsumer;
+
+  /** For http(s): used instead of the global fetch. */
+  fetch?: typeof fetch;
+  /** For http(s): headers for the model's origin; they never reach another one. */
+  headers?: Record<string, string>;
+  /** For http(s): cookies, as for fetch. */
+  credentials?: RequestCredentials;
+  /** For http(s): milliseconds without a byte after which a transfer is given up and opened again. */
+  stallTimeoutMs?: number;
+}
+
+export const DEFAULT_BUDGET_BYTES = 64 * 2 ** 20;
+
+/** The plan's options for a manifest. Errors: `invalid_argument`, naming a tensor that is not there. */
+export function planOptions(
+  options: LoadOptions,
+  manifest: ModelManifest,
+  sink: { staged: boolean; slotCopies: number },
+): PlanOptions {
+  const plan: PlanOptions = {
+    budgetBytes: options.budgetBytes ?? DEFAULT_BUDGET_BYTES,
+    connections: options.connections ?? 4,
+    staged: sink.staged,
+    slotCopies: sink.slotCopies,
+  };
+  if (!sink.staged) plan.shareBelowBytes = 0;
+  else if (options.shareBelowBytes !== undefined) plan.shareBelowBytes = options.shareBelowBytes;
+  if (options.consume) plan.splitTensors = false;
+  if (options.dtype !== undefined && options.dtype !== 'stored') plan.dtype = options.dtype;
+  if (options.tensors !== undefined) plan.selected = select(options.tensors, manifest);
+  return plan;
+}
+
+function select(tensors: NonNullable<LoadOptions['tensors']>, manifest: ModelManifest): number[] {
+  if (typeof tensors === 'function') {
+    return manifest.tensors.flatMap((tensor, index) => (tensors(tensor) ? [index] : []));
+  }
+  const indices = new Map(manifest.tensors.map((tensor, index) => [tensor.name, index]));
+  return tensors.map((name) => {
+    const index = indices.get(name);
+    if (index === undefined) {
+      throw new SluiceError(
+        'invalid_argument',
+        `the model has no tensor '${name}' among its ${manifest.tensors.length}`,
+        { tensor: name },
+      );
+    }
+    return index;
+  });
+}

@@ -1,0 +1,27 @@
+import type { ErrorCode, ErrorDetails } from './errors.js';
+import type { LoadProgress, ModelManifest, ModelPlan, PlanOptions } from './wasm/loader_module.js';
+
+/** What the page tells its loading worker, in this order: open, plan, run; abort at any time. */
+export type ToWorker =
+  | {
+      type: 'open';
+      module: WebAssembly.Module;
+      url: string;
+      http: {
+        headers?: Record<string, string>;
+        credentials?: RequestCredentials;
+        stallTimeoutMs?: number;
+      };
+    }
+  | { type: 'plan'; options: PlanOptions }
+  | { type: 'run'; port: MessagePort; progress: boolean; tensors: boolean }
+  | { type: 'abort' };
+
+/** What the worker answers: opened, planned, then progress and tensors until done; or failed at any time. */
+export type FromWorker =
+  | { type: 'opened'; manifest: ModelManifest }
+  | { type: 'planned'; plan: ModelPlan }
+  | { type: 'progress'; progress: LoadProgress }
+  | { type: 'tensor'; index: number }
+  | { type: 'done'; progress: LoadProgress }
+  | { type: 'failed'; error: ErrorDetails & { code: ErrorCode; message: string } };
