@@ -21,7 +21,7 @@ constexpr uint64_t kReadThroughGap = 256ull << 10;
 // Slots beyond one for each transfer: enough to keep the device busy while others fill
 constexpr uint32_t kExtraSlots = 4;
 
-Result<Placement> place(const TensorEntry& tensor, const PlanOptions& options) {
+Result<Placement> place(const TensorEntry& tensor, const PlanOptions& options, uint32_t t) {
   Placement placement{.dtype = tensor.dtype};
   const DType stored = tensor.encoding == Encoding::f32_to_bf16 ? DType::bf16 : tensor.dtype;
   const DTypeInfo& info = dtype_info(stored);
@@ -30,6 +30,8 @@ Result<Placement> place(const TensorEntry& tensor, const PlanOptions& options) {
   const bool converts =
       info.is_quantized || stored == DType::f16 || stored == DType::bf16 || stored == DType::f32;
   if (options.dtype && converts) target = *options.dtype;
+  if (t < options.tensor_dtypes.size() && options.tensor_dtypes[t])
+    target = *options.tensor_dtypes[t];
   placement.dtype = target;
   if (target != stored) {
     placement.codec = find_codec(stored, target);
@@ -189,7 +191,7 @@ Result<Plan> make_plan(const Manifest& manifest, const PlanOptions& options) {
       plan.placements.push_back({.buffer = kNoBuffer, .dtype = tensor.dtype});
       continue;
     }
-    SLUICE_ASSIGN(Placement placement, place(tensor, options));
+    SLUICE_ASSIGN(Placement placement, place(tensor, options, t));
     const auto source = checked_add(plan.source_bytes, tensor.nbytes);
     const auto output = checked_add(plan.output_bytes, placement.nbytes);
     if (!source || !output || *source > kMaxBytes || *output > kMaxBytes)

@@ -26,6 +26,8 @@ struct PlanOptions {
   uint64_t max_slot_bytes = 4ull << 20;
   // Convert floating-point and quantised tensors to this type; nothing: keep every stored type.
   std::optional<DType> dtype;
+  // The same for single tensors, by index, whatever `dtype` says; empty for none.
+  std::vector<std::optional<DType>> tensor_dtypes;
   // Tensors smaller than this share a buffer, each at a multiple of 256 bytes (WebGPU's
   // minStorageBufferOffsetAlignment at its largest). 0 gives every tensor a buffer of its own.
   uint64_t share_below_bytes = 64ull << 10;

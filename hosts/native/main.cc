@@ -1,0 +1,489 @@
+// The command `sluice`. What it prints and returns is described in docs/command.md.
+
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <map>
+#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "core/base/checked.h"
+#include "hosts/native/digest.h"
+#include "hosts/native/file.h"
+#include "hosts/native/file_host.h"
+#include "hosts/native/pack.h"
+#include "hosts/native/text.h"
+
+namespace sluice {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+constexpr int kModelFault = 1;
+constexpr int kUsage = 2;
+constexpr int kSystemFault = 3;
+
+constexpr const char* kFooter =
+    "Sizes are bytes, or take one of kB, MB, GB (1000s), KiB, MiB, GiB (1024s).\n"
+    "\n"
+    "Exit status: 0 done; 1 the model or its files are at fault; 2 the command line is; 3 the\n"
+    "system refused (files, memory); 128 + N ended by signal N, so 130 after Ctrl-C.\n"
+    "Errors go to stderr as `sluice: code: message (hint)`, and with --json also to stdout as\n"
+    "{\"error\": {\"code\", \"message\", ...}}.";
+
+std::atomic<bool> stop = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "it is set by a signal handler");
+volatile sig_atomic_t stop_signal = 0;
+
+void handle_signal(int number) {
+  stop_signal = number;
+  stop.store(true, std::memory_order_relaxed);
+}
+
+void set_up_signals() {
+  struct sigaction action{};
+  action.sa_handler = handle_signal;
+  // The second one ends the process at once. No SA_RESTART: a slow read ends, too
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+  // A file size limit then comes back from write() as an error that can be told and tidied up
+  ::signal(SIGXFSZ, SIG_IGN);
+}
+
+int exit_status(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::aborted:
+      return stop_signal != 0 ? 128 + stop_signal : kSystemFault;
+    case ErrorCode::invalid_argument:
+    case ErrorCode::budget_too_small:
+      return kUsage;
+    case ErrorCode::io:
+    case ErrorCode::out_of_device_memory:
+    case ErrorCode::quota_exceeded:
+    case ErrorCode::internal:
+      return kSystemFault;
+    default:
+      return kModelFault;
+  }
+}
+
+// What every subcommand takes.
+struct Common {
+  std::string path;
+  bool json = false;
+  bool quiet = false;
+};
+
+struct InspectArguments : Common {};
+
+struct PackArguments : Common {
+  std::string output;
+  std::string dtype = "stored";
+  std::string shard_size = "32MiB";
+  std::string budget = "64MiB";
+  bool bf16_encode = false;
+  bool force = false;
+};
+
+struct LoadArguments : Common {
+  std::string dtype = "stored";
+  std::string budget = "64MiB";
+  std::string digests;
+  bool discard = false;
+  bool verify = false;
+};
+
+// The size of an option whose text was checked while it was parsed.
+uint64_t size_of(const std::string& text) { return parse_size(text).value_or(0); }
+
+// Nothing for "stored".
+std::optional<DType> dtype_of(const std::string& name) { return dtype_from_name(name); }
+
+std::string json_text(const Json& value) {
+  return value.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Status print(const std::string& text) {
+  errno = 0;
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0)
+    return {};
+  Error error = system_error("write to", "the standard output", errno);
+  error.file.clear();
+  return std::unexpected(std::move(error));
+}
+
+// The most physical memory that the process ever held, in bytes. Not getrusage(): its figure
+// survives exec(), so that it may be that of whoever started this process.
+uint64_t peak_rss() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("VmHWM:")) return std::strtoull(line.c_str() + 6, nullptr, 10) << 10;
+  return 0;
+}
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double gb_per_second(uint64_t bytes, double seconds) {
+  return seconds > 0 ? static_cast<double>(bytes) / seconds / 1e9 : 0;
+}
+
+std::string_view encoding_name(Encoding encoding) {
+  return encoding == Encoding::f32_to_bf16 ? "f32-to-bf16" : "raw";
+}
+
+// --- inspect
+
+struct Totals {
+  uint64_t elements = 0;
+  uint64_t bytes = 0;
+};
+
+Totals totals_of(const Manifest& manifest) {
+  Totals totals;
+  for (const TensorEntry& tensor : manifest.tensors) {
+    // validate() has made sure that neither overflows
+    totals.elements += checked_product(tensor.shape).value_or(0);
+    totals.bytes += tensor.nbytes;
+  }
+  return totals;
+}
+
+Json inspect_json(const Model& model) {
+  const Manifest& manifest = model.manifest;
+  const Totals totals = totals_of(manifest);
+  Json root;
+  root["format"] = manifest.format;
+  root["manifest"] = model.manifest_path;
+  root["totals"] = {{"tensors", manifest.tensors.size()},
+                    {"elements", totals.elements},
+                    {"nbytes", totals.bytes},
+                    {"files", manifest.files.size()}};
+  root["metadata"] = Json::parse(manifest.metadata_json);
+  Json& files = root["files"] = Json::array();
+  for (const FileEntry& file : manifest.files) {
+    Json entry = {{"path", file.path}, {"nbytes", file.nbytes.value_or(0)}};
+    if (!file.md5.empty()) entry["md5"] = file.md5;
+    files.push_back(std::move(entry));
+  }
+  Json& tensors = root["tensors"] = Json::array();
+  for (const TensorEntry& tensor : manifest.tensors)
+    tensors.push_back({{"name", tensor.name},
+                       {"dtype", dtype_name(tensor.dtype)},
+                       {"encoding", encoding_name(tensor.encoding)},
+                       {"shape", tensor.shape},
+                       {"nbytes", tensor.nbytes},
+                       {"file", manifest.files[tensor.file].path},
+                       {"offset", tensor.offset}});
+  return root;
+}
+
+// Columns as wide as their widest cell; numbers stand right.
+std::string table(const std::vector<std::vector<std::string>>& rows,
+                  const std::vector<bool>& right) {
+  std::vector<size_t> widths(right.size());
+  for (const auto& row : rows)
+    for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
+  std::string out;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t c = 0; c < row.size(); ++c) {
+      const std::string padding(widths[c] - row[c].size(), ' ');
+      line += c > 0 ? "  " : "";
+      line += right[c] ? padding + row[c] : row[c] + padding;
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+  }
+  return out;
+}
+
+std::string inspect_text(const Model& model) {
+  constexpr size_t kMaxValue = 100;
+  const Manifest& manifest = model.manifest;
+  const Totals totals = totals_of(manifest);
+  std::vector<std::vector<std::string>> rows = {
+      {"name", "dtype", "encoding", "shape", "bytes", "file", "offset"}};
+  for (const TensorEntry& tensor : manifest.tensors)
+    rows.push_back({printable(tensor.name), std::string(dtype_name(tensor.dtype)),
+                    std::string(encoding_name(tensor.encoding)), shape_text(tensor.shape),
+                    std::to_string(tensor.nbytes), printable(manifest.files[tensor.file].path),
+                    std::to_string(tensor.offset)});
+  std::string out =
+      concat(printable(model.manifest_path), ": ", manifest.format, ", ", manifest.tensors.size(),
+             " tensors, ", totals.elements, " elements, ", totals.bytes, " bytes (",
+             format_bytes(totals.bytes), ") in ", manifest.files.size(), " files\n");
+  const Json metadata = Json::parse(manifest.metadata_json);
+  if (!metadata.empty()) out += "\nmetadata\n";
+  for (const auto& [key, value] : metadata.items()) {
+    std::string text = printable(value.dump(-1, ' ', false, Json::error_handler_t::replace));
+    if (text.size() > kMaxValue) {
+      size_t end = kMaxValue;
+      while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+      text = text.substr(0, end) + "…";
+    }
+    out += concat("  ", printable(key), ": ", text, "\n");
+  }
+  return out + "\n" + table(rows, {false, false, false, false, true, false, true});
+}
+
+Status inspect(const InspectArguments& arguments) {
+  SLUICE_ASSIGN(const Model model, open_model(arguments.path));
+  return print(arguments.json ? json_text(inspect_json(model)) : inspect_text(model));
+}
+
+// --- pack
+
+Status pack(const PackArguments& arguments) {
+  const auto start = Clock::now();
+  SLUICE_ASSIGN(const Model model, open_model(arguments.path));
+  const PackOptions options{.dtype = dtype_of(arguments.dtype),
+                            .bf16_encode = arguments.bf16_encode,
+                            .shard_bytes = size_of(arguments.shard_size),
+                            .budget_bytes = size_of(arguments.budget),
+                            .force = arguments.force};
+  ProgressBar bar(arguments.quiet);
+  const LoadControl control{.stop = &stop,
+                            .on_progress = [&](const Progress& progress) { bar.update(progress); }};
+  const auto report = pack_model(model, arguments.output, options, control);
+  bar.clear();
+  if (!report) return std::unexpected(report.error());
+  const double seconds = seconds_since(start);
+  if (arguments.json)
+    return print(json_text({{"output", arguments.output},
+                            {"tensors", report->tensors},
+                            {"shards", report->shards},
+                            {"source_bytes", report->source_bytes},
+                            {"output_bytes", report->output_bytes},
+                            {"seconds", seconds},
+                            {"output_gb_per_second", gb_per_second(report->output_bytes, seconds)},
+                            {"peak_rss_bytes", peak_rss()}}));
+  if (arguments.quiet) return {};
+  return print(concat(report->tensors, " tensors, ", report->output_bytes, " bytes (",
+                      format_bytes(report->output_bytes), ") in ", report->shards, " shards in ",
+                      arguments.output, "\n", format_number(seconds, 3), " s, ",
+                      format_number(gb_per_second(report->output_bytes, seconds), 2),
+                      " GB/s, peak memory ", format_bytes(peak_rss()), "\n"));
+}
+
+// --- load
+
+struct Digests {
+  Json tensors = Json::object();
+  std::string all;
+};
+
+// `digests` by tensor, as DigestSink gives them.
+Digests describe_digests(const Model& model, const Plan& plan,
+                         const std::vector<std::string>& digests) {
+  Digests out;
+  // std::string orders by unsigned bytes
+  std::map<std::string, uint32_t> by_name;
+  for (uint32_t t = 0; t < digests.size(); ++t) {
+    const TensorEntry& tensor = model.manifest.tensors[t];
+    by_name.emplace(tensor.name, t);
+    out.tensors[tensor.name] = {{"dtype", dtype_name(plan.placements[t].dtype)},
+                                {"shape", tensor.shape},
+                                {"nbytes", plan.placements[t].nbytes},
+                                {"sha256", digests[t]}};
+  }
+  Digest all(Digest::Kind::sha256);
+  for (const auto& [name, t] : by_name) all.update(as_bytes(concat(name, " ", digests[t], "\n")));
+  out.all = all.finish();
+  return out;
+}
+
+// Loads as the arguments say; gives the digests where any are wanted.
+Result<std::optional<Digests>> load_into(const LoadArguments& arguments, const Model& model,
+                                         const Plan& plan, const PlanOptions& options,
+                                         const LoadControl& control, Progress& progress,
+                                         double& seconds, Clock::time_point start) {
+  if (arguments.discard) {
+    DigestSink sink(plan);
+    SLUICE_ASSIGN(progress, run_load(model, plan, options, sink, control));
+    seconds = seconds_since(start);
+    return describe_digests(model, plan, sink.digests());
+  }
+  MemorySink sink(plan);
+  SLUICE_ASSIGN(progress, run_load(model, plan, options, sink, control));
+  seconds = seconds_since(start);
+  if (arguments.digests.empty()) return std::nullopt;
+  std::vector<std::string> digests;
+  Digest digest(Digest::Kind::sha256);
+  for (uint32_t t = 0; t < plan.placements.size(); ++t) {
+    digest.update(sink.tensor(t));
+    digests.push_back(digest.finish());
+  }
+  return describe_digests(model, plan, digests);
+}
+
+Status load(const LoadArguments& arguments) {
+  SLUICE_ASSIGN(const Model model, [&]() -> Result<Model> {
+    SLUICE_ASSIGN(Model found, open_model(arguments.path));
+    if (arguments.verify) SLUICE_TRY(verify_checksums(found, &stop));
+    return found;
+  }());
+  const auto start = Clock::now();
+  const PlanOptions options =
+      native_plan_options(size_of(arguments.budget), dtype_of(arguments.dtype));
+  SLUICE_ASSIGN(const Plan plan, make_plan(model.manifest, options));
+  ProgressBar bar(arguments.quiet);
+  const LoadControl control{.stop = &stop,
+                            .on_progress = [&](const Progress& progress) { bar.update(progress); }};
+  Progress progress;
+  double seconds = 0;
+  const auto digests =
+      load_into(arguments, model, plan, options, control, progress, seconds, start);
+  bar.clear();
+  if (!digests) return std::unexpected(digests.error());
+  if (!arguments.digests.empty())
+    SLUICE_TRY(write_file(arguments.digests, json_text({{"tensors", (*digests)->tensors},
+                                                        {"sha256", (*digests)->all}})));
+  if (arguments.json) {
+    Json report = {{"tensors", progress.tensors_done},
+                   {"source_bytes", progress.source_bytes_done},
+                   {"loaded_bytes", progress.output_bytes_done},
+                   {"seconds", seconds},
+                   {"source_gb_per_second", gb_per_second(progress.source_bytes_done, seconds)},
+                   {"loaded_gb_per_second", gb_per_second(progress.output_bytes_done, seconds)},
+                   {"budget_bytes", progress.budget_limit},
+                   {"budget_peak_bytes", progress.budget_peak},
+                   {"peak_rss_bytes", peak_rss()}};
+    if (*digests) report["sha256"] = (*digests)->all;
+    return print(json_text(report));
+  }
+  if (arguments.quiet) return {};
+  std::string out =
+      concat(progress.tensors_done, " tensors, ", progress.source_bytes_done, " bytes read, ",
+             progress.output_bytes_done, " bytes (", format_bytes(progress.output_bytes_done),
+             ") loaded", arguments.discard ? " and dropped" : "", "\n", format_number(seconds, 3),
+             " s, ", format_number(gb_per_second(progress.output_bytes_done, seconds), 2),
+             " GB/s, budget ", format_bytes(progress.budget_peak), " used of ",
+             format_bytes(progress.budget_limit), ", peak memory ", format_bytes(peak_rss()), "\n");
+  if (*digests) out += concat("sha256 ", (*digests)->all, "\n");
+  return print(out);
+}
+
+// --- The command line
+
+void add_common(CLI::App* app, Common& common) {
+  app->add_option("PATH", common.path,
+                  "A model: a folder, tensor-cache.json, *.safetensors, *.safetensors.index.json "
+                  "or *.gguf")
+      ->required();
+  app->add_flag("--json", common.json, "Print one JSON document instead of text");
+  app->add_flag("-q,--quiet", common.quiet, "Neither progress nor a summary");
+}
+
+void add_size(CLI::App* app, const std::string& name, std::string& value,
+              const std::string& description) {
+  app->add_option(name, value, description)
+      ->type_name("SIZE")
+      ->capture_default_str()
+      ->check([](const std::string& text) {
+        const auto size = parse_size(text);
+        if (!size) return concat("'", text, "' is no size: write 64MiB, 32MB or 4096");
+        return std::string(*size == 0 ? "a size of 0 is too small" : "");
+      });
+}
+
+void add_dtype(CLI::App* app, std::string& value) {
+  app->add_option("--dtype", value,
+                  "Convert floating-point and quantised tensors to this type; integers stay")
+      ->check(CLI::IsMember({"stored", "float32", "float16", "bfloat16"}))
+      ->capture_default_str();
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Inspects, packs and loads models for the web.", "sluice");
+  app.set_version_flag("--version", "sluice " SLUICE_VERSION);
+  app.require_subcommand(1);
+  app.footer(kFooter);
+  app.get_formatter()->column_width(36);
+
+  InspectArguments inspect_arguments;
+  CLI::App* const inspect_command = app.add_subcommand(
+      "inspect", "List a model's tensors, after checking its manifest and the sizes of its files.");
+  add_common(inspect_command, inspect_arguments);
+
+  PackArguments pack_arguments;
+  CLI::App* const pack_command = app.add_subcommand(
+      "pack",
+      "Write a model as a tensor cache: params_shard_N.bin and tensor-cache.json, with checksums.");
+  add_common(pack_command, pack_arguments);
+  pack_command->add_option("-o,--output", pack_arguments.output, "The folder to write to")
+      ->required();
+  add_dtype(pack_command, pack_arguments.dtype);
+  pack_command->add_flag("--bf16-encode", pack_arguments.bf16_encode,
+                         "Store float32 tensors as bfloat16, half the size, to be expanded when "
+                         "loaded. Lossy: 16 of 24 significant bits are rounded away");
+  add_size(pack_command, "--shard-size", pack_arguments.shard_size,
+           "The largest shard; a larger tensor has a shard of its own");
+  add_size(pack_command, "--budget", pack_arguments.budget, "Memory for bytes under way");
+  pack_command->add_flag("--force", pack_arguments.force,
+                         "Replace another model in the output folder");
+
+  LoadArguments load_arguments;
+  CLI::App* const load_command =
+      app.add_subcommand("load", "Load a model into memory, and say how fast that went.");
+  add_common(load_command, load_arguments);
+  load_command->add_flag("--discard", load_arguments.discard,
+                         "Digest each tensor and drop it; memory stays within the budget");
+  add_dtype(load_command, load_arguments.dtype);
+  add_size(load_command, "--budget", load_arguments.budget, "Memory for bytes under way");
+  load_command->add_option("--digests", load_arguments.digests,
+                           "Write the SHA-256 of each loaded tensor to this JSON file");
+  load_command->add_flag("--verify", load_arguments.verify,
+                         "First hold every file against its checksum in the manifest");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kUsage;
+  }
+
+  set_up_signals();
+  bool json = false;
+  Status status;
+  try {
+    if (inspect_command->parsed()) {
+      json = inspect_arguments.json;
+      status = inspect(inspect_arguments);
+    } else if (pack_command->parsed()) {
+      json = pack_arguments.json;
+      status = pack(pack_arguments);
+    } else {
+      json = load_arguments.json;
+      status = load(load_arguments);
+    }
+  } catch (const std::bad_alloc&) {
+    status = std::unexpected(
+        Error{.code = ErrorCode::out_of_device_memory, .message = "no memory is left"});
+  } catch (const std::exception& exception) {
+    status = std::unexpected(Error{.code = ErrorCode::internal, .message = exception.what()});
+  }
+  if (status) return 0;
+  const Error& error = status.error();
+  std::fputs(concat("sluice: ", printable(to_string(error)), "\n").c_str(), stderr);
+  if (json) (void)print(json_text({{"error", Json::parse(to_json(error))}}));
+  return exit_status(error.code);
+}
+
+}  // namespace
+}  // namespace sluice
+
+int main(int argc, char** argv) { return sluice::run(argc, argv); }
