@@ -1,0 +1,33 @@
+// Carries out the main process's tasks in a page, in its worker and in Node.
+import { fetchStream, perform, requestDevice } from './contestants.mjs';
+import { syntheticModel } from './model.mjs';
+
+/**
+ * A function that carries out one task and gives what is to be reported. `platform` has `origin`, `loadModel`,
+ * `gpu`, and `streams` by name, beside `fetch`.
+ */
+export function createAgent({ origin, loadModel, gpu, streams }) {
+  const environments = new Map();
+  const environmentOf = (nbytes) => {
+    if (!environments.has(nbytes)) environments.set(nbytes, prepare(nbytes));
+    return environments.get(nbytes);
+  };
+  async function prepare(nbytes) {
+    const model = syntheticModel(nbytes);
+    const { device, adapter, failure } = await requestDevice(gpu, model);
+    return { origin, loadModel, model, device, adapter, failure };
+  }
+  const allStreams = { fetch: fetchStream, ...streams };
+
+  return async (task) => {
+    const environment = await environmentOf(task.nbytes);
+    if (task.contestant === 'prepare') {
+      const { adapter } = environment;
+      return { adapter, userAgent: globalThis.navigator?.userAgent };
+    }
+    const stream = allStreams[task.stream ?? 'fetch'];
+    const result = await perform({ ...environment, stream }, task);
+    if (environment.failure()) throw new Error(environment.failure());
+    return result;
+  };
+}

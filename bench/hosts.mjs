@@ -1,0 +1,167 @@
+// The processes of a measurement: the server's, a Chromium, a Node. Each host has `run(task)` and `close()`.
+import { fork, spawn } from 'node:child_process';
+import cluster from 'node:cluster';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const SOFTWARE_DRIVER = '/usr/lib/chromium/vk_swiftshader_icd.json';
+const CHROMIUM = process.env.GPU_CHROMIUM ?? process.env.SLUICE_CHROMIUM ?? '/usr/bin/chromium';
+const CHROMIUM_FLAGS =
+  process.env.GPU_CHROMIUM_FLAGS ??
+  '--headless=new --no-sandbox --disable-quic --no-first-run --disable-background-networking ' +
+    '--disable-component-update --disable-sync --enable-unsafe-webgpu ' +
+    '--use-webgpu-adapter=swiftshader --enable-features=Vulkan';
+const START_MILLISECONDS = 60_000;
+
+const here = (name) => fileURLToPath(new URL(name, import.meta.url));
+
+/** Whether Chromium's flags choose the software adapter, whose GPU memory is the browser's own. */
+export const softwareAdapter = /swiftshader/.test(CHROMIUM_FLAGS);
+
+/** Starts `processes` server processes on one port. `onAsk(body, reply)` is called for each POST /ask. */
+export async function startServer({ nbytes, dist, processes }) {
+  cluster.setupPrimary({ exec: here('server.mjs'), args: [JSON.stringify({ nbytes, dist })] });
+  const server = { origin: '', onAsk: undefined, close: undefined };
+  const workers = Array.from({ length: processes }, () => cluster.fork());
+  const ports = workers.map(
+    (worker) =>
+      new Promise((resolve, reject) => {
+        worker.on('exit', (code) => reject(new Error(`the server ended with status ${code}`)));
+        worker.on('message', ({ port, id, body }) => {
+          if (port !== undefined) resolve(port);
+          else server.onAsk?.(body, (answer) => worker.send({ id, answer }));
+        });
+      }),
+  );
+  const [port] = await Promise.all(ports);
+  for (const worker of workers) worker.removeAllListeners('exit');
+  server.origin = `http://127.0.0.1:${port}`;
+  server.close = () => {
+    for (const worker of workers) worker.process.kill();
+  };
+  return server;
+}
+
+/** Rejects after a while, or when `ended` does. */
+function within(promise, milliseconds, what, ended) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: nothing in ${milliseconds} ms`)), milliseconds);
+  });
+  return Promise.race([promise, late, ...(ended ? [ended] : [])]).finally(() => clearTimeout(timer));
+}
+
+export async function startChromium(server, { timeoutMilliseconds }) {
+  const profile = await mkdtemp(join(tmpdir(), 'sluice-bench-'));
+  const flags = [...CHROMIUM_FLAGS.split(/\s+/).filter(Boolean), `--user-data-dir=${profile}`];
+  let report;
+  let next;
+  let reply;
+  const expect = () => (report = new Promise((resolve) => (next = resolve)));
+  expect();
+  server.onAsk = (body, answer) => {
+    reply = answer;
+    next(body);
+  };
+  // A process group of its own, so that all of it can be ended
+  const browser = spawn(CHROMIUM, [...flags, `${server.origin}/bench/page.html`], {
+    detached: true,
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let said = '';
+  browser.stderr.on('data', (text) => (said = (said + text).slice(-4000)));
+  const ended = new Promise((_, reject) => {
+    browser.on('error', reject);
+    browser.on('exit', (code) => reject(new Error(`${CHROMIUM} ended with status ${code}: ${said}`)));
+  });
+  ended.catch(() => undefined);
+  const close = async () => {
+    server.onAsk = undefined;
+    try {
+      process.kill(-browser.pid, 'SIGKILL');
+    } catch {
+      // it has ended
+    }
+    await rm(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+  };
+  try {
+    await within(report, START_MILLISECONDS, `${CHROMIUM}: no page\n${said}`, ended);
+  } catch (error) {
+    await close();
+    throw error;
+  }
+  return {
+    pid: browser.pid,
+    async run(task) {
+      expect();
+      reply(task);
+      const { result, error } = await within(report, timeoutMilliseconds, task.contestant, ended);
+      if (error !== undefined) throw new Error(error);
+      return result;
+    },
+    close,
+  };
+}
+
+export async function startNode(server, { dist, timeoutMilliseconds }) {
+  const environment = { ...process.env };
+  if (environment.VK_ICD_FILENAMES === undefined && existsSync(SOFTWARE_DRIVER)) {
+    environment.VK_ICD_FILENAMES = SOFTWARE_DRIVER;
+  }
+  const webgpu = process.env.GPU_WEBGPU ?? 'webgpu';
+  const argument = JSON.stringify({ origin: server.origin, dist, webgpu });
+  const child = fork(here('node_agent.mjs'), [argument], {
+    env: environment,
+    execPath: process.execPath,
+    execArgv: ['--expose-gc', ...(process.env.BENCH_NODE_FLAGS ?? '').split(' ').filter(Boolean)],
+  });
+  const ended = new Promise((_, reject) => {
+    child.on('exit', (code, signal) => reject(new Error(`Node ended with ${code ?? signal}`)));
+  });
+  ended.catch(() => undefined);
+  const answer = () => new Promise((resolve) => child.once('message', resolve));
+  await within(answer(), START_MILLISECONDS, 'Node', ended);
+  return {
+    pid: child.pid,
+    async run(task) {
+      const answered = answer();
+      child.send(task);
+      const { result, error } = await within(answered, timeoutMilliseconds, task.contestant, ended);
+      if (error !== undefined) throw new Error(error);
+      return result;
+    },
+    async close() {
+      if (child.connected) child.disconnect(); // it ends by itself, and writes its profile if it was to
+      await within(ended, 5000, 'Node').catch(() => child.kill('SIGKILL'));
+    },
+  };
+}
+
+/**
+ * Bytes that a process and its descendants hold, shared pages shared out among their users (PSS,
+ * https://docs.kernel.org/filesystems/proc.html).
+ */
+export async function processTreeMemory(pid) {
+  const parents = new Map();
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    const stat = await readFile(`/proc/${name}/stat`, 'utf8').catch(() => '');
+    // "pid (command) state parent ...", where the command may hold anything
+    const parent = /^.*\) \S (\d+)/s.exec(stat)?.[1];
+    if (parent !== undefined) parents.set(Number(name), Number(parent));
+  }
+  const inTree = (process) => {
+    for (let at = process; at; at = parents.get(at)) if (at === pid) return true;
+    return false;
+  };
+  const sizes = await Promise.all(
+    [...parents.keys()].filter(inTree).map(async (process) => {
+      const text = await readFile(`/proc/${process}/smaps_rollup`, 'utf8').catch(() => '');
+      return 1024 * Number(/^Pss:\s+(\d+) kB/m.exec(text)?.[1] ?? 0);
+    }),
+  );
+  return sizes.reduce((sum, size) => sum + size, 0);
+}

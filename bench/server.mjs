@@ -1,0 +1,116 @@
+// One process of the benchmark's server. Several share a port (node:cluster), so that generating bytes is
+// not what limits a measurement. Serves the model's files, the benchmark's page and the built package, and
+// hands POST /ask on to the main process, whose answer may take as long as it likes.
+import cluster from 'node:cluster';
+import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { extname, join, normalize, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { pattern, syntheticModel, tensorCache } from './model.mjs';
+
+const WRITE_BYTES = 512 * 1024;
+const TYPES = {
+  '.html': 'text/html',
+  '.js': 'text/javascript',
+  '.mjs': 'text/javascript',
+  '.wasm': 'application/wasm',
+};
+
+const { nbytes, dist } = JSON.parse(process.argv[2]);
+const model = syntheticModel(nbytes);
+const manifest = tensorCache(model);
+const indexes = new Map(model.files.map((file, index) => [`/model/${file.path}`, index]));
+const folders = { '/bench/': fileURLToPath(new URL('.', import.meta.url)), '/dist/': dist + sep };
+
+const asking = new Map();
+let asked = 0;
+process.on('message', ({ id, answer }) => {
+  asking.get(id)?.(answer);
+  asking.delete(id);
+});
+
+async function sendModelFile(request, response, index) {
+  const file = model.files[index];
+  const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
+  const begin = range ? Number(range[1]) : 0;
+  const end = range?.[2] ? Math.min(Number(range[2]) + 1, file.nbytes) : file.nbytes;
+  if (begin >= end) {
+    response.writeHead(416, { 'Content-Range': `bytes */${file.nbytes}` }).end();
+    return;
+  }
+  response.writeHead(range ? 206 : 200, {
+    'Content-Type': 'application/octet-stream',
+    'Content-Length': end - begin,
+    'Accept-Ranges': 'bytes',
+    ETag: `"${index}-${file.nbytes}"`,
+    ...(range ? { 'Content-Range': `bytes ${begin}-${end - 1}/${file.nbytes}` } : {}),
+  });
+  for (let at = begin; at < end && !response.destroyed;) {
+    const slice = pattern(index, at, Math.min(WRITE_BYTES, end - at));
+    at += slice.length;
+    if (!response.write(slice)) await drained(response);
+  }
+  response.end();
+}
+
+function drained(response) {
+  return new Promise((resolve) => {
+    const done = () => {
+      response.off('drain', done).off('close', done);
+      resolve();
+    };
+    response.on('drain', done).on('close', done);
+  });
+}
+
+async function sendFile(response, folder, path) {
+  const name = normalize(join(folder, path));
+  const body = name.startsWith(folder) ? await readFile(name).catch(() => undefined) : undefined;
+  if (body === undefined) {
+    response.writeHead(404).end();
+    return;
+  }
+  const type = TYPES[extname(name)] ?? 'application/octet-stream';
+  response.writeHead(200, { 'Content-Type': type, 'Cache-Control': 'no-store' }).end(body);
+}
+
+async function ask(request, response) {
+  let body = '';
+  for await (const chunk of request) body += chunk;
+  const id = asked++;
+  const answer = await new Promise((resolve) => {
+    asking.set(id, resolve);
+    process.send({ id, body: JSON.parse(body) });
+  });
+  response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(answer));
+}
+
+async function answer(request, response) {
+  const { pathname } = new URL(request.url, 'http://127.0.0.1');
+  const index = indexes.get(pathname);
+  if (index !== undefined) return sendModelFile(request, response, index);
+  if (pathname === '/model/tensor-cache.json') {
+    response.writeHead(200, { 'Content-Type': 'application/json' }).end(manifest);
+    return;
+  }
+  if (pathname === '/ask') return ask(request, response);
+  for (const [prefix, folder] of Object.entries(folders)) {
+    if (pathname.startsWith(prefix)) {
+      return sendFile(response, folder, decodeURIComponent(pathname.slice(prefix.length)));
+    }
+  }
+  response.writeHead(404).end();
+}
+
+pattern(0, 0, 1); // computed before anybody waits for it
+const server = createServer((request, response) => {
+  response.on('error', () => undefined);
+  answer(request, response).catch((error) => {
+    console.error(error);
+    response.destroy();
+  });
+});
+server.requestTimeout = 0;
+if (cluster.isWorker) {
+  server.listen(0, '127.0.0.1', () => process.send({ port: server.address().port }));
+}
