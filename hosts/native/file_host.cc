@@ -20,9 +20,8 @@ constexpr uint64_t kChecksumBlock = 1ull << 20;
 
 Error aborted() { return {.code = ErrorCode::aborted, .message = "interrupted"}; }
 
-// Answers one request of the opener.
-Status answer(Opener& opener, const std::string& folder) {
-  const Opener::Request request = *opener.request();
+// Answers the opener's request.
+Status answer(Opener& opener, const Opener::Request& request, const std::string& folder) {
   const std::string path = folder + request.path;
   auto file = open_input(path);
   if (!file) {
@@ -64,7 +63,7 @@ Status check_files(Model& model) {
           .message = concat(quote(path), " has ", file->nbytes, " bytes; ", model.manifest_path,
                             " promises ", *entry.nbytes),
           .file = path,
-          .expected = *entry.nbytes,
+          .expected = entry.nbytes,
           .actual = file->nbytes,
           .hint =
               shorter ? "download it again" : "the file and its manifest do not belong together",
@@ -81,8 +80,9 @@ Result<Model> find_model(const std::string& path) {
   Model model;
   model.folder = is_folder && !path.ends_with('/') ? path + '/' : std::string(folder_of(path));
   Opener opener(is_folder ? std::string_view() : file_name_of(path));
-  while (opener.request()) {
-    Status status = answer(opener, model.folder);
+  // A copy: the answer replaces the request
+  while (const std::optional<Opener::Request> request = opener.request()) {
+    Status status = answer(opener, *request, model.folder);
     if (status) continue;
     Error error = std::move(status).error();
     if (error.code == ErrorCode::not_found && !error.hint.empty()) {

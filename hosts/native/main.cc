@@ -284,7 +284,7 @@ Status pack(const PackArguments& arguments) {
 
 struct Digests {
   Json tensors = Json::object();
-  std::string all;
+  std::string all = {};  // empty where no digests are wanted
 };
 
 // `digests` by tensor, as DigestSink gives them.
@@ -307,11 +307,10 @@ Digests describe_digests(const Model& model, const Plan& plan,
   return out;
 }
 
-// Loads as the arguments say; gives the digests where any are wanted.
-Result<std::optional<Digests>> load_into(const LoadArguments& arguments, const Model& model,
-                                         const Plan& plan, const PlanOptions& options,
-                                         const LoadControl& control, Progress& progress,
-                                         double& seconds, Clock::time_point start) {
+// Loads as the arguments say; gives the digests where they are wanted.
+Result<Digests> load_into(const LoadArguments& arguments, const Model& model, const Plan& plan,
+                          const PlanOptions& options, const LoadControl& control,
+                          Progress& progress, double& seconds, Clock::time_point start) {
   if (arguments.discard) {
     DigestSink sink(plan);
     SLUICE_ASSIGN(progress, run_load(model, plan, options, sink, control));
@@ -321,7 +320,7 @@ Result<std::optional<Digests>> load_into(const LoadArguments& arguments, const M
   MemorySink sink(plan);
   SLUICE_ASSIGN(progress, run_load(model, plan, options, sink, control));
   seconds = seconds_since(start);
-  if (arguments.digests.empty()) return std::nullopt;
+  if (arguments.digests.empty()) return Digests();
   std::vector<std::string> digests;
   Digest digest(Digest::Kind::sha256);
   for (uint32_t t = 0; t < plan.placements.size(); ++t) {
@@ -351,8 +350,8 @@ Status load(const LoadArguments& arguments) {
   bar.clear();
   if (!digests) return std::unexpected(digests.error());
   if (!arguments.digests.empty())
-    SLUICE_TRY(write_file(arguments.digests, json_text({{"tensors", (*digests)->tensors},
-                                                        {"sha256", (*digests)->all}})));
+    SLUICE_TRY(write_file(arguments.digests,
+                          json_text({{"tensors", digests->tensors}, {"sha256", digests->all}})));
   if (arguments.json) {
     Json report = {{"tensors", progress.tensors_done},
                    {"source_bytes", progress.source_bytes_done},
@@ -363,7 +362,7 @@ Status load(const LoadArguments& arguments) {
                    {"budget_bytes", progress.budget_limit},
                    {"budget_peak_bytes", progress.budget_peak},
                    {"peak_rss_bytes", peak_rss()}};
-    if (*digests) report["sha256"] = (*digests)->all;
+    if (!digests->all.empty()) report["sha256"] = digests->all;
     return print(json_text(report));
   }
   if (arguments.quiet) return {};
@@ -374,7 +373,7 @@ Status load(const LoadArguments& arguments) {
              " s, ", format_number(gb_per_second(progress.output_bytes_done, seconds), 2),
              " GB/s, budget ", format_bytes(progress.budget_peak), " used of ",
              format_bytes(progress.budget_limit), ", peak memory ", format_bytes(peak_rss()), "\n");
-  if (*digests) out += concat("sha256 ", (*digests)->all, "\n");
+  if (!digests->all.empty()) out += concat("sha256 ", digests->all, "\n");
   return print(out);
 }
 

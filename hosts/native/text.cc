@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 
 #include "core/base/checked.h"
@@ -31,7 +32,7 @@ constexpr Unit kUnits[] = {
 };
 
 std::string duration_text(double seconds) {
-  const auto whole = static_cast<uint64_t>(std::clamp(seconds, 0.0, 359999.0) + 0.5);
+  const auto whole = static_cast<uint64_t>(std::lround(std::clamp(seconds, 0.0, 359999.0)));
   const uint64_t s = whole % 60;
   const uint64_t m = whole / 60 % 60;
   const auto two = [](uint64_t n) { return concat(n < 10 ? "0" : "", n); };
