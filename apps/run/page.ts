@@ -1,0 +1,66 @@
+// What runs in the page. Each function is sent there as text, so it sees nothing of this file but types.
+import type { LoadReport, Model } from 'sluice';
+
+export interface LoadResult {
+  report: LoadReport;
+  browser: string;
+  adapter: string;
+}
+
+export interface TensorDigest {
+  dtype: string;
+  shape: readonly number[];
+  sha256: string;
+}
+
+type Page = typeof globalThis & {
+  model: Model;
+  report: (done: number, total: number) => Promise<void>;
+};
+
+/** Loads the model into WebGPU and keeps it in the page. */
+export async function loadInPage(options: {
+  url: string;
+  budgetBytes: number;
+}): Promise<LoadResult> {
+  const page = globalThis as Page;
+  const entry = '/dist/index.js'; // in a variable, so that the compiler does not look for it
+  const { loadModel } = (await import(entry)) as typeof import('sluice');
+  page.model = await loadModel(options.url, {
+    device: 'gpu',
+    budgetBytes: options.budgetBytes,
+    onProgress: ({ outputBytesDone, outputBytes }) => {
+      void page.report(outputBytesDone, outputBytes);
+    },
+  });
+  const { device, report } = page.model;
+  const { vendor = '', architecture = '' } = device?.adapterInfo ?? {};
+  const [browser] = /Chrome\/\S+/.exec(navigator.userAgent) ?? ['?'];
+  return { report, browser, adapter: `${vendor} ${architecture}`.trim() };
+}
+
+/** Reads every tensor back from the GPU and digests it. */
+export async function digestInPage(): Promise<Record<string, TensorDigest>> {
+  const { model } = globalThis as Page;
+  const { device } = model;
+  if (!device) throw new Error('the model is not on a GPU');
+  const digests: Record<string, TensorDigest> = {};
+  for (const tensor of model.tensors.values()) {
+    if (tensor.location !== 'gpu') throw new Error(`${tensor.name} is not on the GPU`);
+    const { name, dtype, shape, nbytes, buffer, offset } = tensor;
+    const padded = Math.max(4, Math.ceil(nbytes / 4) * 4);
+    const readback = device.createBuffer({
+      size: padded,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
+    const commands = device.createCommandEncoder();
+    commands.copyBufferToBuffer(buffer, offset, readback, 0, padded);
+    device.queue.submit([commands.finish()]);
+    await readback.mapAsync(GPUMapMode.READ);
+    const hash = await crypto.subtle.digest('SHA-256', readback.getMappedRange().slice(0, nbytes));
+    readback.destroy();
+    const sha256 = [...new Uint8Array(hash)].map((b) => b.toString(16).padStart(2, '0')).join('');
+    digests[name] = { dtype, shape, sha256 };
+  }
+  return digests;
+}
