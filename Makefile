@@ -64,7 +64,7 @@ model: | setup
 	@tools/fetch_model.sh
 
 run: build model ## Load a real model into headless Chromium's WebGPU, check every tensor, report
-	@$(NODE) apps/run/main.mjs
+	@$(NODE) --import tsx apps/run/main.ts $(RUN)
 
 test: build asan ## Run every test; the last line is `N passed, M failed`
 	@tools/test.py
