@@ -135,7 +135,23 @@ def opened(name, behaviour, first, second=b""):
 
 TWO_FILES = b'{"weight_map":{"a":"1.safetensors"}}'
 ONE_TENSOR = safetensors({"a": entry("U8", [4], 0, 4)}, bytes(4))
+
+
+def part(no, count, tensors, *own):
+    return gguf([pair("split.no", 2, struct.pack("<H", no)),
+                 pair("split.count", 2, struct.pack("<H", count)),
+                 pair("split.tensors.count", 5, struct.pack("<i", tensors))], own, 4 * len(own))
+
+
+PARTS = [part(0, 2, 1), part(1, 2, 1, tensor("a", [4], 24, 0))]
 OPEN = {
+    "split": opened(6, 1, *PARTS),
+    "split_from_second": opened(7, 2, *reversed(PARTS)),
+    "split_part_missing": opened(6, 16, PARTS[0]),
+    "split_part_twice": opened(6, 1, PARTS[0], PARTS[0]),
+    "split_not_second": opened(6, 1, PARTS[0], GGUF["tensors"]),
+    "split_count": opened(6, 1, part(0, 2, 9), PARTS[1]),
+    "split_renamed": opened(1, 1, PARTS[1]),
     "folder_cache": opened(0, 1, CACHE["two_shards"]),
     "folder_index": opened(0, 1 | 32, TWO_FILES, ONE_TENSOR),
     "gguf": opened(1, 1, GGUF["tensors"]),

@@ -112,6 +112,26 @@ Status validate(const Manifest& manifest, std::string_view manifest_file) {
   return check_overlaps(manifest);
 }
 
+Result<Manifest> join_files(Manifest joined, std::vector<Manifest> parts) {
+  for (Manifest& part : parts) {
+    for (TensorEntry& tensor : part.tensors) {
+      tensor.file = static_cast<uint32_t>(joined.files.size());
+      joined.tensors.push_back(std::move(tensor));
+    }
+    joined.files.push_back(std::move(part.files[0]));
+  }
+  std::map<std::string_view, uint32_t> homes;
+  for (const TensorEntry& tensor : joined.tensors) {
+    const auto [known, fresh] = homes.emplace(tensor.name, tensor.file);
+    if (fresh) continue;
+    const std::string& file = joined.files[tensor.file].path;
+    return std::unexpected(tensor_error(ErrorCode::manifest_invalid, tensor, file,
+                                        concat("tensor ", quote(tensor.name), " stands in both ",
+                                               joined.files[known->second].path, " and ", file)));
+  }
+  return joined;
+}
+
 std::vector<const TensorEntry*> in_file_order(const Manifest& manifest) {
   std::vector<const TensorEntry*> order;
   order.reserve(manifest.tensors.size());

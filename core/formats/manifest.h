@@ -49,6 +49,10 @@ struct Manifest {
 // Errors: manifest_invalid, size_mismatch, range_out_of_bounds.
 Status validate(const Manifest& manifest, std::string_view manifest_file);
 
+// Adds the files and tensors of `parts`, manifests of single files, to `joined` in their order.
+// Errors: manifest_invalid for a tensor that stands in two files.
+Result<Manifest> join_files(Manifest joined, std::vector<Manifest> parts);
+
 // The tensors sorted by file, offset and size. Pointers into `manifest`.
 std::vector<const TensorEntry*> in_file_order(const Manifest& manifest);
 

@@ -6,6 +6,7 @@
 #include "core/base/json.h"
 #include "core/base/path.h"
 #include "core/formats/gguf/gguf.h"
+#include "core/formats/gguf/split.h"
 #include "core/formats/tensor_cache/tensor_cache.h"
 
 namespace sluice {
@@ -179,12 +180,12 @@ Status Opener::parse_header() {
     request_->end = result.needs;
     return {};
   }
-  if (kind_ != Kind::shard) {
+  if (kind_ == Kind::safetensors) {
     finish(*std::move(result.value));
     return {};
   }
   shards_.push_back(*std::move(result.value));
-  return next_shard();
+  return kind_ == Kind::gguf ? next_gguf_part() : next_shard();
 }
 
 Status Opener::next_shard() {
@@ -193,6 +194,32 @@ Status Opener::next_shard() {
     return {};
   }
   SLUICE_ASSIGN(Manifest manifest, join_safetensors(*index_, std::exchange(shards_, {}), path_));
+  finish(std::move(manifest));
+  return {};
+}
+
+// Takes the file that was just read; asks for the others of a split model in their order.
+Status Opener::next_gguf_part() {
+  SLUICE_ASSIGN(const uint64_t count, gguf_part_count(shards_.back()));
+  if (count == 1 && shards_.size() == 1) {
+    finish(std::move(shards_.back()));
+    return {};
+  }
+  GgufPartName name = *parse_gguf_part_name(path_);  // holds for the first, by gguf_part_count()
+  if (count != name.count)
+    return std::unexpected(
+        open_error(ErrorCode::manifest_invalid, request_->path,
+                   concat(request_->path, " is not split by its metadata (no split.count), but ",
+                          path_, " is part ", name.number, " of ", name.count)));
+  const auto given = static_cast<std::ptrdiff_t>(name.number) - 1;
+  if (shards_.size() < count) {
+    const auto next = static_cast<uint32_t>(shards_.size());
+    name.number = next < name.number ? next : next + 1;
+    ask_from_start(gguf_part_path(name));
+    return {};
+  }
+  std::rotate(shards_.begin(), shards_.begin() + 1, shards_.begin() + 1 + given);
+  SLUICE_ASSIGN(Manifest manifest, join_gguf(std::exchange(shards_, {})));
   finish(std::move(manifest));
   return {};
 }
@@ -211,10 +238,13 @@ Status Opener::missing() {
   if (request_->begin > 0)
     return fail(open_error(ErrorCode::source_changed, request_->path,
                            concat(request_->path, " went away while it was read")));
-  if (kind_ == Kind::shard)
-    return fail(open_error(
+  if (kind_ == Kind::shard || !shards_.empty()) {
+    Error error = open_error(
         ErrorCode::not_found, request_->path,
-        concat(path_, " names the file ", quote(request_->path), ", which does not exist")));
+        concat(path_, " needs the file ", quote(request_->path), ", which does not exist"));
+    error.hint = "all files of a model must lie beside each other";
+    return fail(std::move(error));
+  }
   tried_.push_back(path_);
   if (!candidates_.empty()) {
     start_candidate();

@@ -26,7 +26,7 @@ class Opener {
   // `name` is the last segment of the model's location: a file ("model.gguf",
   // "model.safetensors.index.json", "tensor-cache.json", …) or nothing for a folder, where the
   // known manifest names are tried in turn. A name of no known ending is told apart by its first
-  // bytes.
+  // bytes. Any part of a split GGUF model stands for the whole of it.
   explicit Opener(std::string_view name);
 
   struct Request {
@@ -64,6 +64,7 @@ class Opener {
   Status parse_json_manifest();
   Status parse_header();
   Status next_shard();
+  Status next_gguf_part();
   void finish(Manifest manifest);
   Status fail(Error error);
 
@@ -75,7 +76,8 @@ class Opener {
   std::optional<uint64_t> file_nbytes_;  // its size, where known
   std::optional<Request> request_;
   std::optional<SafetensorsIndex> index_;
-  std::vector<Manifest> shards_;  // headers of the index's first files
+  // Headers of the index's first files; or of the GGUF part that was asked for, then of the others
+  std::vector<Manifest> shards_;
   std::optional<Manifest> manifest_;
   std::optional<Error> failure_;
 };

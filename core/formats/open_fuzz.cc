@@ -11,8 +11,14 @@
 namespace sluice {
 namespace {
 
-constexpr std::string_view kNames[] = {"",       "a.gguf", "a.safetensors",
-                                       "a.json", "a.bin",  "tensor-cache.json"};
+constexpr std::string_view kNames[] = {"",
+                                       "a.gguf",
+                                       "a.safetensors",
+                                       "a.json",
+                                       "a.bin",
+                                       "tensor-cache.json",
+                                       "a-00001-of-00002.gguf",
+                                       "a-00002-of-00002.gguf"};
 
 enum Behaviour : uint8_t {
   kTellsSize = 1,

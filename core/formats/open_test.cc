@@ -250,6 +250,95 @@ TEST(Opener, JoinsAnIndexsShards) {
   expect_error(folder.open("model.safetensors.index.json"), truncated, {"2.safetensors"});
 }
 
+std::string gguf_part(int no, int count, int tensors, std::string_view tensor,
+                      size_t text_bytes = 0) {
+  GgufBuilder builder;
+  if (no == 0) builder.pair("general.name", 8, GgufBuilder::text("a model"));
+  builder.pair("split.no", 2, little_endian(static_cast<uint16_t>(no)));
+  builder.pair("split.count", 2, little_endian(static_cast<uint16_t>(count)));
+  builder.pair("split.tensors.count", 5, little_endian(static_cast<int32_t>(tensors)));
+  builder.pair("text", 8, GgufBuilder::text(std::string(text_bytes, 'x')));
+  if (tensor.empty()) return builder.file(0);
+  return builder.tensor(tensor, {4}, 24, 0).file(4);
+}
+
+Folder split_model() {
+  return Folder{.files = {{"m-00001-of-00003.gguf", gguf_part(0, 3, 2, "", 300'000)},
+                          {"m-00002-of-00003.gguf", gguf_part(1, 3, 2, "a")},
+                          {"m-00003-of-00003.gguf", gguf_part(2, 3, 2, "b", 300'000)}}};
+}
+
+TEST(Opener, JoinsASplitGgufFromAnyPart) {
+  for (const std::string_view name :
+       {"m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf"}) {
+    Folder folder = split_model();
+    std::string found;
+    const auto manifest = folder.open(name, &found);
+    ASSERT_TRUE(manifest) << to_string(manifest.error());
+    EXPECT_EQ(found, name);
+    EXPECT_EQ(manifest->format, "gguf");
+    ASSERT_EQ(manifest->files.size(), 3u);
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(manifest->files[i].path, concat("m-0000", i + 1, "-of-00003.gguf"));
+      EXPECT_EQ(manifest->files[i].nbytes, folder.files[manifest->files[i].path].size());
+    }
+    ASSERT_EQ(manifest->tensors.size(), 2u);
+    EXPECT_EQ(manifest->tensors[0].name, "a");
+    EXPECT_EQ(manifest->tensors[0].file, 1u);
+    EXPECT_EQ(manifest->tensors[1].name, "b");
+    EXPECT_EQ(manifest->tensors[1].file, 2u);
+    EXPECT_EQ(manifest->tensors[1].offset + 4, *manifest->files[2].nbytes);
+    EXPECT_TRUE(manifest->metadata_json.contains("a model")) << "the first part's metadata";
+    EXPECT_EQ(folder.log.size(), 5u) << "each part once, and the rest of the two long headers";
+  }
+}
+
+TEST(Opener, TheMetadataSaysWhetherAGgufIsSplit) {
+  Folder folder{.files = {{"m-00002-of-00003.gguf", small_gguf()},
+                          {"n-00001-of-00001.gguf", gguf_part(0, 1, 1, "x")},
+                          {"merged.gguf", gguf_part(0, 0, 1, "x")}}};
+  for (const auto& [name, content] : folder.files) {
+    const auto manifest = folder.open(name);
+    ASSERT_TRUE(manifest) << to_string(manifest.error());
+    EXPECT_EQ(manifest->files.size(), 1u);
+    EXPECT_EQ(manifest->tensors.size(), 1u);
+  }
+}
+
+TEST(Opener, RefusesPartsOfASplitGgufThatDoNotFit) {
+  const std::string first = "m-00001-of-00003.gguf", second = "m-00002-of-00003.gguf",
+                    third = "m-00003-of-00003.gguf";
+  Folder folder = split_model();
+  folder.files.erase(second);
+  expect_error(folder.open(first), not_found, {first, concat("'", second, "'")});
+  folder.files.erase(first);
+  expect_error(folder.open(third), not_found, {third, concat("'", first, "'")});
+  expect_error(folder.open(first), not_found, {"no model", first});
+
+  const auto with = [&](const std::string& name, const std::string& content) {
+    Folder changed = split_model();
+    changed.files[name] = content;
+    return changed.open(first);
+  };
+  expect_error(with(first, gguf_part(0, 2, 2, "")), manifest_invalid,
+               {first, "part 1 of 2", "-00001-of-00002.gguf"});
+  expect_error(with(first, gguf_part(1, 3, 2, "")), manifest_invalid, {first, "part 2 of 3"});
+  expect_error(with(second, gguf_part(2, 3, 2, "a")), manifest_invalid, {second, "part 3 of 3"});
+  expect_error(with(second, gguf_part(1, 4, 2, "a")), manifest_invalid, {second, "part 2 of 4"});
+  expect_error(with(second, small_gguf()), manifest_invalid, {second, "split.count", first});
+  expect_error(with(third, gguf_part(2, 3, 2, "a")), manifest_invalid,
+               {"'a'", concat("both ", second, " and ", third)});
+  expect_error(with(first, gguf_part(0, 3, 7, "")), manifest_invalid,
+               {first, "7 tensors", "3 parts", "have 2"});
+  expect_error(with(third, gguf_part(2, 3, 2, "")), manifest_invalid, {first, "2 tensors", "1"});
+  expect_error(with(third, split_model().files[third].substr(0, 1000)), truncated, {third, "1000"});
+
+  Folder renamed{.files = {{"m.gguf", gguf_part(1, 3, 2, "a")}}};
+  expect_error(renamed.open("m.gguf"), manifest_invalid,
+               {"m.gguf", "part 2 of 3", "-00002-of-00003.gguf"});
+  EXPECT_FALSE(renamed.open("m.gguf").error().hint.empty());
+}
+
 TEST(Opener, RefusesPathsThatLeaveTheFolder) {
   Folder folder{.files = {{"a.json", R"({"weight_map":{"x":"../secret"}})"}}};
   expect_error(folder.open("a.json"), manifest_invalid, {"a.json", "'../secret'"});

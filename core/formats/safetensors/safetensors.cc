@@ -220,27 +220,11 @@ Result<Manifest> join_safetensors(const SafetensorsIndex& index, std::vector<Man
     return std::unexpected(file_error(ErrorCode::internal, path,
                                       concat(path, " names ", index.files.size(), " files; ",
                                              parts.size(), " headers were given")));
-  Manifest out{.format = "safetensors", .metadata_json = index.metadata_json};
-  for (size_t i = 0; i < parts.size(); ++i) {
-    FileEntry file = std::move(parts[i].files[0]);
-    file.path = index.files[i];
-    out.files.push_back(std::move(file));
-    for (TensorEntry& tensor : parts[i].tensors) {
-      tensor.file = static_cast<uint32_t>(i);
-      out.tensors.push_back(std::move(tensor));
-    }
-  }
+  for (size_t i = 0; i < parts.size(); ++i) parts[i].files[0].path = index.files[i];
+  Manifest joined{.format = "safetensors", .metadata_json = index.metadata_json};
+  SLUICE_ASSIGN(Manifest out, join_files(std::move(joined), std::move(parts)));
   std::map<std::string_view, uint32_t> homes;
-  for (const TensorEntry& tensor : out.tensors) {
-    const auto [known, fresh] = homes.emplace(tensor.name, tensor.file);
-    if (fresh) continue;
-    Error error = file_error(
-        ErrorCode::manifest_invalid, path,
-        concat("tensor ", quote(tensor.name), " stands in both ", out.files[known->second].path,
-               " and ", out.files[tensor.file].path, " of ", path));
-    error.tensor = tensor.name;
-    return std::unexpected(std::move(error));
-  }
+  for (const TensorEntry& tensor : out.tensors) homes.emplace(tensor.name, tensor.file);
   for (const auto& [name, file] : index.weight_map) {
     const auto home = homes.find(name);
     if (home != homes.end() && home->second == file) continue;

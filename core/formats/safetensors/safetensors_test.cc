@@ -244,7 +244,10 @@ TEST(SafetensorsIndex, RefusesFilesThatDiffer) {
   expect_error(join({part("b", "1.st"), part("a", "2.st")}), manifest_invalid,
                {"i.json", "'a'", "1.st", "2.st"});
   expect_error(join({part("a", "1.st"), part("a", "2.st")}), manifest_invalid,
-               {"i.json", "'a'", "both 1.st and 2.st"});
+               {"'a'", "both 1.st and 2.st"});
+  const auto none = join_safetensors({}, {}, "i.json");
+  ASSERT_TRUE(none) << to_string(none.error());
+  EXPECT_TRUE(none->files.empty());
 }
 
 }  // namespace
