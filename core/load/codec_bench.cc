@@ -2,6 +2,7 @@
 // is timed, each implementation's output is compared with the scalar one's.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -19,23 +20,32 @@ constexpr size_t kMiB = 1 << 20;
 // Bytes of output of one run: a tile of the loader, and far more than any cache holds.
 constexpr size_t kSizes[] = {1 * kMiB, 256 * kMiB};
 
-// Numbers of moderate size in the type `dtype`, as weights are: no NaN, no infinity.
+// Values as weights have them: a normal distribution of deviation 0.02 for plain types; for blocks
+// random quants and factors around 2^-9, so that the results are of that size, too.
 std::vector<std::byte> weights(DType dtype, size_t units) {
   const DTypeInfo& info = dtype_info(dtype);
   std::vector<std::byte> bytes(units * info.block_bytes);
-  std::mt19937_64 random(1);
-  for (size_t i = 0; i + 8 <= bytes.size(); i += 8) {
-    const uint64_t word = random();
-    std::memcpy(&bytes[i], &word, 8);
+  std::mt19937 random(1);
+  if (!info.is_quantized) {
+    std::normal_distribution<float> distribution(0, 0.02f);
+    std::vector<float> period(65536);
+    for (float& value : period) value = distribution(random);
+    const auto* from = reinterpret_cast<const std::byte*>(period.data());
+    for (size_t done = 0; done < units; done += period.size()) {
+      const size_t some = std::min(units - done, period.size());
+      std::byte* const to = &bytes[done * info.block_bytes];
+      if (dtype == DType::f32) std::memcpy(to, from, some * sizeof(float));
+      if (dtype != DType::f32) find_codec(DType::f32, dtype)->decode(from, to, some);
+    }
+    return bytes;
   }
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
   const size_t factor = dtype == DType::q6_k ? 208 : 0;
+  const bool has_min =
+      dtype == DType::q4_1 || dtype == DType::q5_1 || dtype == DType::q4_k || dtype == DType::q5_k;
   for (size_t i = 0; i < units; ++i) {
-    std::byte* const unit = &bytes[i * info.block_bytes];
-    // Clears an exponent bit of each 16-bit or 32-bit float in the unit.
-    const bool is_f32 = dtype == DType::f32;
-    unit[is_f32 ? 3 : factor + 1] &= std::byte{0xbf};
-    if (is_f32) unit[3] |= std::byte{0x38};  // at least 2^-15, as f16 holds it
-    if (info.is_quantized && factor == 0) unit[3] &= std::byte{0xbf};
+    bytes[i * info.block_bytes + factor + 1] = std::byte{0x18};
+    if (has_min) bytes[i * info.block_bytes + 3] = std::byte{0x18};
   }
   return bytes;
 }

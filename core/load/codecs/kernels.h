@@ -171,7 +171,20 @@ template <class Isa, DType from, DType to>
 SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t units) {
   constexpr Unit kFrom = unit_of(from);
   constexpr uint32_t kToBytes = unit_of(to).bytes;
-  if constexpr (kFrom.elements > 1) {
+  if constexpr (kFrom.elements > 1 && to != DType::f32) {
+    // By way of f32, some blocks at a time: faster than narrowing in the block's own loop, which
+    // then wants more registers than there are.
+    constexpr size_t kUnits = 512 / kFrom.elements;
+    alignas(64) std::byte wide[kUnits * kFrom.elements * 4];
+    while (units > 0) {
+      const size_t some = units < kUnits ? units : kUnits;
+      decode<Isa, from, DType::f32>(in, wide, some);
+      decode<Isa, DType::f32, to>(wide, out, some * kFrom.elements);
+      units -= some;
+      in += some * kFrom.bytes;
+      out += some * kFrom.elements * kToBytes;
+    }
+  } else if constexpr (kFrom.elements > 1) {
     for (; units > 0; --units, in += kFrom.bytes, out += kFrom.elements * kToBytes) {
       decode_block<Isa, from, to>(in, out);
       bool finite = f16_is_finite(in + kFrom.scale_at);

@@ -12,13 +12,41 @@ struct Simd128 {
     v128_t lanes[4];
   };
 
+  // A constant that stays in a local across a loop: written in the loop, as LLVM does by itself, V8
+  // builds it anew each time.
+  SLUICE_INLINE v128_t ints(int32_t value) {
+    asm("" : "+r"(value));
+    return wasm_i32x4_splat(value);
+  }
+  SLUICE_INLINE v128_t shorts(int32_t value) {
+    asm("" : "+r"(value));
+    return wasm_i16x8_splat(static_cast<int16_t>(value));
+  }
+  SLUICE_INLINE v128_t floats(float value) { return ints(std::bit_cast<int32_t>(value)); }
+
   SLUICE_INLINE Floats load_f32(const std::byte* in) {
     return {{wasm_v128_load(in), wasm_v128_load(in + 16), wasm_v128_load(in + 32),
              wasm_v128_load(in + 48)}};
   }
   SLUICE_INLINE Floats load_f16(const std::byte* in) {
-    return {{f32_of_f16(wasm_u32x4_load16x4(in)), f32_of_f16(wasm_u32x4_load16x4(in + 8)),
-             f32_of_f16(wasm_u32x4_load16x4(in + 16)), f32_of_f16(wasm_u32x4_load16x4(in + 24))}};
+    Floats values;
+    for (unsigned i = 0; i < 2; ++i) {
+      const v128_t halves = wasm_v128_load(in + 16 * i);
+      // Twice the magnitude, turned so that infinity, NaN, zero and subnormals are below 0x1000.
+      const v128_t turned = wasm_i16x8_add(wasm_i16x8_add(halves, halves), shorts(0x0800));
+      if (wasm_i16x8_all_true(wasm_v128_and(turned, shorts(-0x1000)))) [[likely]] {
+        // Upper and lower half of each f32: the fraction moves by 13 bits, the bias from 15 to 127.
+        const v128_t moved = wasm_v128_and(wasm_i16x8_shr(halves, 3), shorts(-0x7001));
+        const v128_t upper = wasm_i16x8_add(moved, shorts(112 << 7));
+        const v128_t lower = wasm_i16x8_shl(halves, 13);
+        values.lanes[2 * i] = wasm_i16x8_shuffle(lower, upper, 0, 8, 1, 9, 2, 10, 3, 11);
+        values.lanes[2 * i + 1] = wasm_i16x8_shuffle(lower, upper, 4, 12, 5, 13, 6, 14, 7, 15);
+      } else {
+        values.lanes[2 * i] = f32_of_f16(wasm_u32x4_extend_low_u16x8(halves));
+        values.lanes[2 * i + 1] = f32_of_f16(wasm_u32x4_extend_high_u16x8(halves));
+      }
+    }
+    return values;
   }
   SLUICE_INLINE Floats load_bf16(const std::byte* in) {
     return {{f32_of_bf16(in), f32_of_bf16(in + 8), f32_of_bf16(in + 16), f32_of_bf16(in + 24)}};
@@ -29,8 +57,7 @@ struct Simd128 {
   }
   SLUICE_INLINE void store_f16(std::byte* out, Floats values) {
     for (unsigned i = 0; i < 2; ++i)
-      wasm_v128_store(out + 16 * i, wasm_u16x8_narrow_i32x4(f16_of(values.lanes[2 * i]),
-                                                            f16_of(values.lanes[2 * i + 1])));
+      wasm_v128_store(out + 16 * i, f16_of(values.lanes[2 * i], values.lanes[2 * i + 1]));
   }
   SLUICE_INLINE void store_bf16(std::byte* out, Floats values) {
     for (unsigned i = 0; i < 2; ++i)
@@ -44,54 +71,77 @@ struct Simd128 {
 
   // f32_from_f16() in half.h, for four halves in the low bits of their lanes.
   SLUICE_INLINE v128_t f32_of_f16(v128_t half) {
-    const v128_t magnitude = wasm_v128_and(half, wasm_i32x4_const_splat(0x7fff));
+    const v128_t magnitude = wasm_v128_and(half, ints(0x7fff));
     const v128_t sign = wasm_i32x4_shl(wasm_v128_xor(half, magnitude), 16);
     const v128_t shifted = wasm_i32x4_shl(magnitude, 13);
-    const v128_t normal = wasm_i32x4_add(shifted, wasm_i32x4_const_splat(112 << 23));
-    const v128_t subnormal =
-        wasm_f32x4_mul(wasm_f32x4_convert_i32x4(magnitude), wasm_f32x4_const_splat(0x1p-24f));
-    const v128_t small = wasm_i32x4_lt(magnitude, wasm_i32x4_const_splat(0x0400));
+    const v128_t normal = wasm_i32x4_add(shifted, ints(112 << 23));
+    const v128_t subnormal = wasm_f32x4_mul(wasm_f32x4_convert_i32x4(magnitude), floats(0x1p-24f));
+    const v128_t small = wasm_i32x4_lt(magnitude, ints(0x0400));
     v128_t result = wasm_v128_bitselect(subnormal, normal, small);
-    const v128_t special = wasm_i32x4_gt(magnitude, wasm_i32x4_const_splat(0x7bff));
-    result = wasm_v128_or(result, wasm_v128_and(special, wasm_i32x4_const_splat(0x7f800000)));
-    const v128_t nan = wasm_i32x4_gt(magnitude, wasm_i32x4_const_splat(0x7c00));
-    result = wasm_v128_or(result, wasm_v128_and(nan, wasm_i32x4_const_splat(0x00400000)));
+    const v128_t special = wasm_i32x4_gt(magnitude, ints(0x7bff));
+    result = wasm_v128_or(result, wasm_v128_and(special, ints(0x7f800000)));
+    const v128_t nan = wasm_i32x4_gt(magnitude, ints(0x7c00));
+    result = wasm_v128_or(result, wasm_v128_and(nan, ints(0x00400000)));
     return wasm_v128_or(result, sign);
   }
 
   // f16_from_f32() in half.h; the halves come in the low bits of their lanes.
   SLUICE_INLINE v128_t f16_of(v128_t bits) {
-    const v128_t magnitude = wasm_v128_and(bits, wasm_i32x4_const_splat(0x7fffffff));
+    const v128_t magnitude = wasm_v128_and(bits, ints(0x7fffffff));
     const v128_t sign = wasm_u32x4_shr(wasm_v128_xor(bits, magnitude), 16);
     // 2^16 and above are taken for 2^16, which the normal path turns into infinity.
-    const v128_t bounded = wasm_i32x4_min(magnitude, wasm_i32x4_const_splat(0x47800000));
-    const v128_t odd = wasm_v128_and(wasm_u32x4_shr(bounded, 13), wasm_i32x4_const_splat(1));
-    const v128_t rounding = wasm_i32x4_add(odd, wasm_i32x4_const_splat(0x0fff - (112 << 23)));
+    const v128_t bounded = wasm_i32x4_min(magnitude, ints(0x47800000));
+    const v128_t odd = wasm_v128_and(wasm_u32x4_shr(bounded, 13), ints(1));
+    const v128_t rounding = wasm_i32x4_add(odd, ints(0x0fff - (112 << 23)));
     const v128_t normal = wasm_u32x4_shr(wasm_i32x4_add(bounded, rounding), 13);
-    const v128_t subnormal = wasm_i32x4_sub(wasm_f32x4_add(bounded, wasm_f32x4_const_splat(0.5f)),
-                                            wasm_i32x4_const_splat(0x3f000000));
-    const v128_t small = wasm_i32x4_lt(magnitude, wasm_i32x4_const_splat(0x38800000));
+    const v128_t subnormal =
+        wasm_i32x4_sub(wasm_f32x4_add(bounded, floats(0.5f)), ints(0x3f000000));
+    const v128_t small = wasm_i32x4_lt(magnitude, ints(0x38800000));
     v128_t result = wasm_v128_bitselect(subnormal, normal, small);
-    const v128_t nan = wasm_i32x4_gt(magnitude, wasm_i32x4_const_splat(0x7f800000));
-    const v128_t payload =
-        wasm_v128_and(wasm_u32x4_shr(magnitude, 13), wasm_i32x4_const_splat(0x03ff));
-    const v128_t quieted = wasm_v128_or(payload, wasm_i32x4_const_splat(0x7e00));
+    const v128_t nan = wasm_i32x4_gt(magnitude, ints(0x7f800000));
+    const v128_t payload = wasm_v128_and(wasm_u32x4_shr(magnitude, 13), ints(0x03ff));
+    const v128_t quieted = wasm_v128_or(payload, ints(0x7e00));
     result = wasm_v128_bitselect(quieted, result, nan);
     return wasm_v128_or(result, sign);
+  }
+
+  // The exponent and fraction of normal f16: below 0 or beyond 0x7bff for what is none.
+  SLUICE_INLINE v128_t normal_f16_of(v128_t magnitude) {
+    const v128_t odd = wasm_v128_and(wasm_u32x4_shr(magnitude, 13), ints(1));
+    const v128_t rounding = wasm_i32x4_add(odd, ints(0x0fff - (112 << 23)));
+    return wasm_i32x4_shr(wasm_i32x4_add(magnitude, rounding), 13);
+  }
+
+  // f16_from_f32() for eight floats, fast where all become normal numbers or are zero.
+  SLUICE_INLINE v128_t f16_of(v128_t low, v128_t high) {
+    const v128_t low_magnitude = wasm_v128_and(low, ints(0x7fffffff));
+    const v128_t high_magnitude = wasm_v128_and(high, ints(0x7fffffff));
+    // narrow saturates: what is out of range stays so, and only zero becomes zero.
+    const v128_t halves =
+        wasm_i16x8_narrow_i32x4(normal_f16_of(low_magnitude), normal_f16_of(high_magnitude));
+    const v128_t bounded = wasm_i16x8_min(wasm_i16x8_max(halves, shorts(0x0400)), shorts(0x7bff));
+    const v128_t zero =
+        wasm_i16x8_eq(wasm_i16x8_narrow_i32x4(low_magnitude, high_magnitude), shorts(0));
+    const v128_t easy = wasm_v128_or(wasm_i16x8_eq(bounded, halves), zero);
+    if (!wasm_i16x8_all_true(easy)) [[unlikely]]
+      return wasm_u16x8_narrow_i32x4(f16_of(low), f16_of(high));
+    const v128_t negative =
+        wasm_i16x8_narrow_i32x4(wasm_i32x4_shr(low, 31), wasm_i32x4_shr(high, 31));
+    return wasm_v128_or(wasm_v128_andnot(halves, zero), wasm_i16x8_shl(negative, 15));
   }
 
   // bf16_from_f32() in half.h; the halves come in the low bits of their lanes.
   SLUICE_INLINE v128_t bf16_of(v128_t bits) {
     const v128_t upper = wasm_u32x4_shr(bits, 16);
-    const v128_t odd = wasm_v128_and(upper, wasm_i32x4_const_splat(1));
-    const v128_t half = wasm_i32x4_add(odd, wasm_i32x4_const_splat(0x7fff));
+    const v128_t odd = wasm_v128_and(upper, ints(1));
+    const v128_t half = wasm_i32x4_add(odd, ints(0x7fff));
     const v128_t rounded = wasm_u32x4_shr(wasm_i32x4_add(bits, half), 16);
-    const v128_t quieted = wasm_v128_or(upper, wasm_i32x4_const_splat(0x40));
+    const v128_t quieted = wasm_v128_or(upper, ints(0x40));
     return wasm_v128_bitselect(quieted, rounded, wasm_f32x4_ne(bits, bits));
   }
 
   SLUICE_INLINE float scale_at(const std::byte* in) {
-    return wasm_f32x4_extract_lane(f32_of_f16(wasm_i32x4_splat(load_as<uint16_t>(in))), 0);
+    return std::bit_cast<float>(f32_from_f16(load_as<uint16_t>(in)));
   }
   SLUICE_INLINE Floats scaled(Bytes16 quants, float scale) {
     const auto bytes = reinterpret_cast<v128_t>(quants);
