@@ -28,6 +28,8 @@ export interface HttpResponse {
   header(name: string): string | null;
   /** The platform may have hidden headers (CORS shows only those that the server exposes). */
   readonly filtered: boolean;
+  /** Where the response came from, after what redirects the transport has followed. */
+  readonly url: string;
   /** A redirect whose target the platform does not tell (`manual` in browsers). */
   readonly opaqueRedirect: boolean;
   readonly body: HttpBody;
@@ -53,29 +55,59 @@ export function fetchTransport(fetchFunction?: typeof fetch): HttpTransport {
         // one file wait for each other; and gigabytes have no business in that cache.
         cache: 'no-store',
       });
-      const reader = response.body?.getReader();
       return {
         status: response.status,
         header: (name) => response.headers.get(name),
         filtered: response.type === 'cors',
+        url: response.url === '' ? url.href : response.url,
         opaqueRedirect: response.type === 'opaqueredirect',
-        body: {
-          async read() {
-            if (!reader) return null;
-            const { done, value } = await reader.read();
-            return done ? null : value;
-          },
-          cancel() {
-            reader?.cancel().catch(() => undefined);
-          },
-        },
+        body: response.body
+          ? streamReader(response.body)
+          : { read: () => Promise.resolve(null), cancel: () => undefined },
       };
+    },
+  };
+}
+
+/** Reads into one array again and again where the stream can, which saves allocating one for each chunk. */
+function streamReader(stream: ReadableStream<Uint8Array<ArrayBuffer>>): HttpBody {
+  let reader: ReadableStreamBYOBReader;
+  try {
+    reader = stream.getReader({ mode: 'byob' });
+  } catch {
+    // Not a stream of bytes: Safari's, or one of the caller's own
+    const plain = stream.getReader();
+    return {
+      async read() {
+        const { done, value } = await plain.read();
+        return done ? null : value;
+      },
+      cancel() {
+        plain.cancel().catch(() => undefined);
+      },
+    };
+  }
+  let buffer: ArrayBuffer | undefined;
+  return {
+    async read() {
+      const view = new Uint8Array(buffer ?? new ArrayBuffer(READ_BYTES));
+      buffer = undefined; // the stream's until it answers
+      const { done, value } = await reader.read(view);
+      if (done) return null;
+      ({ buffer } = value);
+      return value;
+    },
+    cancel() {
+      reader.cancel().catch(() => undefined);
     },
   };
 }
 
 // ---------------------------------------------------------------------------------------------------------
 // The source
+
+/** Gives the headers of a request to this URL: for tokens that live shorter than a load may take. */
+export type HeadersFunction = (url: string) => HeadersInit | Promise<HeadersInit>;
 
 export interface HttpSourceOptions {
   /** Used instead of the global fetch. */
@@ -85,9 +117,9 @@ export interface HttpSourceOptions {
   /**
    * Headers for requests to the folder's origin. They never reach another one. In browsers, where a redirect's
    * target cannot be seen beforehand, any header but Authorization (which fetch itself drops across origins)
-   * makes every redirect an error.
+   * makes every redirect an error. A function is called before each request to that origin.
    */
-  headers?: HeadersInit;
+  headers?: HeadersInit | HeadersFunction;
   /** Cookies, as for fetch ('same-origin'). */
   credentials?: RequestCredentials;
   /** Stops everything, like close(). */
@@ -99,6 +131,8 @@ export interface HttpSourceOptions {
    * alone). Other paths are resolved against the folder and carry the folder URL's query, if it has one.
    */
   fileUrls?: Record<string, string | URL>;
+  /** What to add to the hint of an error that says there is no model. */
+  hint?: string;
 }
 
 /** The folder of a file's URL, without the query, and the file's path in it. */
@@ -121,6 +155,8 @@ export function splitFileUrl(fileUrl: string | URL): { folderUrl: URL; path: str
   return { folderUrl: new URL('.', url), path };
 }
 
+/** One read at most; no more than a transfer's share of a budget of 4 MiB. */
+const READ_BYTES = 256 * 1024;
 const MAX_REDIRECTS = 20;
 const MAX_RETRY_AFTER_MS = 300_000;
 /** The stall timer's ticks in one stall timeout. */
@@ -131,7 +167,10 @@ const RETRYABLE_STATUSES = new Set([408, 425, 429]);
 /** What is remembered of a path's first response, to notice that the file was replaced. */
 interface Version {
   fileBytes?: number;
-  /** By content coding: a compressed variant has a validator of its own. */
+  /**
+   * By content coding, since a compressed variant has a validator of its own; and by the origin that answered,
+   * since a redirect may lead to one server or another, and each names the same bytes in its own way.
+   */
   validators: Map<string, Validators>;
 }
 
@@ -148,10 +187,10 @@ interface Validators {
  * secret.
  */
 export class HttpSource implements Source {
+  readonly hint: string | undefined;
   readonly #folder: URL;
   readonly #fileUrls: Map<string, URL>;
-  readonly #headers: Record<string, string>;
-  readonly #manualRedirect: boolean;
+  readonly #headers: Record<string, string> | HeadersFunction;
   readonly #credentials: RequestCredentials;
   readonly #transport: HttpTransport;
   readonly #stallTimeoutMs: number;
@@ -169,13 +208,9 @@ export class HttpSource implements Source {
     this.#fileUrls = new Map(
       Object.entries(options.fileUrls ?? {}).map(([path, url]) => [path, parseUrl(url)]),
     );
-    this.#headers = Object.fromEntries(new Headers(options.headers));
-    for (const name of ['range', 'if-range', 'accept-encoding']) {
-      if (name in this.#headers) {
-        throw new SluiceError('invalid_argument', `headers: '${name}' is set by the source itself`);
-      }
-    }
-    this.#manualRedirect = Object.keys(this.#headers).some((name) => name !== 'authorization');
+    this.hint = options.hint;
+    const { headers } = options;
+    this.#headers = typeof headers === 'function' ? headers : checkHeaders(headers);
     this.#credentials = options.credentials ?? 'same-origin';
     this.#transport = options.transport ?? fetchTransport(options.fetch);
     this.#stallTimeoutMs = options.stallTimeoutMs ?? 30_000;
@@ -314,14 +349,15 @@ export class HttpSource implements Source {
     let url = first;
     let trusted = url.origin === this.#folder.origin;
     for (let hop = 0; hop <= MAX_REDIRECTS; hop++) {
-      const headers = trusted ? { ...this.#headers } : {};
+      const own = trusted ? await this.#ownHeaders(url, file) : {};
+      const headers = { ...own };
       if (begin > 0 || end !== undefined)
         headers['range'] = `bytes=${begin}-${end === undefined ? '' : end - 1}`;
       const response = await this.#transport.request({
         url,
         headers,
         credentials: trusted ? this.#credentials : 'omit',
-        manualRedirect: trusted && this.#manualRedirect,
+        manualRedirect: Object.keys(own).some((name) => name !== 'authorization'),
         signal,
       });
       if (response.opaqueRedirect) {
@@ -360,6 +396,20 @@ export class HttpSource implements Source {
     throw new SluiceError('http_status', `${file}: more than ${MAX_REDIRECTS} redirects`, { file });
   }
 
+  async #ownHeaders(url: URL, file: string): Promise<Record<string, string>> {
+    if (typeof this.#headers !== 'function') return this.#headers;
+    try {
+      return checkHeaders(await this.#headers(url.href));
+    } catch (cause) {
+      if (cause instanceof SluiceError) throw cause;
+      throw new SluiceError(
+        'invalid_argument',
+        `${file}: the function that gives the request's headers failed: ${reason(cause)}`,
+        { file, cause },
+      );
+    }
+  }
+
   /** What the response's status and headers promise; throws where they do not answer what was asked. */
   #check(
     path: string,
@@ -396,7 +446,8 @@ export class HttpSource implements Source {
     }
     // A request with Range asks for no compression; of any other, CORS may hide that it was compressed.
     const variant = encoding === 'identity' && response.filtered && !ranged ? 'unknown' : encoding;
-    this.#checkVersion(path, file, response, variant, terms.fileBytes);
+    const from = `${variant} ${new URL(response.url).origin}`;
+    this.#checkVersion(path, file, response, from, terms.fileBytes);
     return terms;
   }
 
@@ -595,6 +646,17 @@ class Transfer implements ByteStream {
 
 // ---------------------------------------------------------------------------------------------------------
 // Headers
+
+/** The caller's headers, by lower-case names. */
+function checkHeaders(headers: HeadersInit | undefined): Record<string, string> {
+  const checked = Object.fromEntries(new Headers(headers));
+  for (const name of ['range', 'if-range', 'accept-encoding']) {
+    if (name in checked) {
+      throw new SluiceError('invalid_argument', `headers: '${name}' is set by the source itself`);
+    }
+  }
+  return checked;
+}
 
 /** Content-Range (RFC 9110, 14.4) against what was asked. */
 function checkContentRange(
