@@ -49,9 +49,14 @@ export async function startServer({ nbytes, dist, processes }) {
 function within(promise, milliseconds, what, ended) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what}: nothing in ${milliseconds} ms`)), milliseconds);
+    timer = setTimeout(
+      () => reject(new Error(`${what}: nothing in ${milliseconds} ms`)),
+      milliseconds,
+    );
   });
-  return Promise.race([promise, late, ...(ended ? [ended] : [])]).finally(() => clearTimeout(timer));
+  return Promise.race([promise, late, ...(ended ? [ended] : [])]).finally(() =>
+    clearTimeout(timer),
+  );
 }
 
 export async function startChromium(server, { timeoutMilliseconds }) {
@@ -75,7 +80,9 @@ export async function startChromium(server, { timeoutMilliseconds }) {
   browser.stderr.on('data', (text) => (said = (said + text).slice(-4000)));
   const ended = new Promise((_, reject) => {
     browser.on('error', reject);
-    browser.on('exit', (code) => reject(new Error(`${CHROMIUM} ended with status ${code}: ${said}`)));
+    browser.on('exit', (code) =>
+      reject(new Error(`${CHROMIUM} ended with status ${code}: ${said}`)),
+    );
   });
   ended.catch(() => undefined);
   const close = async () => {
@@ -140,28 +147,48 @@ export async function startNode(server, { dist, timeoutMilliseconds }) {
   };
 }
 
-/**
- * Bytes that a process and its descendants hold, shared pages shared out among their users (PSS,
- * https://docs.kernel.org/filesystems/proc.html).
- */
-export async function processTreeMemory(pid) {
+/** A process and its descendants. */
+async function processTree(pid) {
   const parents = new Map();
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue;
-    const stat = await readFile(`/proc/${name}/stat`, 'utf8').catch(() => '');
-    // "pid (command) state parent ...", where the command may hold anything
-    const parent = /^.*\) \S (\d+)/s.exec(stat)?.[1];
-    if (parent !== undefined) parents.set(Number(name), Number(parent));
+    const fields = await processFields(name);
+    if (fields) parents.set(Number(name), Number(fields[1]));
   }
   const inTree = (process) => {
     for (let at = process; at; at = parents.get(at)) if (at === pid) return true;
     return false;
   };
+  return [...parents.keys()].filter(inTree);
+}
+
+/** The fields of /proc/PID/stat from the third on: state, parent, … */
+async function processFields(pid) {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+  // "pid (command) state parent …", where the command may hold anything
+  return stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
+}
+
+/**
+ * Bytes that a process and its descendants hold, shared pages shared out among their users (PSS,
+ * https://docs.kernel.org/filesystems/proc.html).
+ */
+export async function processTreeMemory(pid) {
   const sizes = await Promise.all(
-    [...parents.keys()].filter(inTree).map(async (process) => {
+    (await processTree(pid)).map(async (process) => {
       const text = await readFile(`/proc/${process}/smaps_rollup`, 'utf8').catch(() => '');
       return 1024 * Number(/^Pss:\s+(\d+) kB/m.exec(text)?.[1] ?? 0);
     }),
   );
   return sizes.reduce((sum, size) => sum + size, 0);
+}
+
+/** Seconds of processor time that a process and its living descendants have taken, in steps of 10 ms. */
+export async function processTreeSeconds(pid) {
+  let ticks = 0;
+  for (const process of await processTree(pid)) {
+    const fields = await processFields(process);
+    if (fields) ticks += Number(fields[11]) + Number(fields[12]); // utime, stime
+  }
+  return ticks / 100;
 }

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import {
   processTreeMemory,
+  processTreeSeconds,
   softwareAdapter,
   startChromium,
   startNode,
@@ -40,9 +41,19 @@ const CONTESTANTS = {
     { name: 'fetch and discard, main thread', contestant: 'discard', thread: 'main' },
     { name: 'fetch and discard, worker', contestant: 'discard', thread: 'worker' },
     { name: 'bare loop, ring, main thread', contestant: 'bare', path: 'ring', thread: 'main' },
-    { name: 'bare loop, writeBuffer, main thread', contestant: 'bare', path: 'writeBuffer', thread: 'main' },
+    {
+      name: 'bare loop, writeBuffer, main thread',
+      contestant: 'bare',
+      path: 'writeBuffer',
+      thread: 'main',
+    },
     { name: 'bare loop, ring, worker', contestant: 'bare', path: 'ring', thread: 'worker' },
-    { name: 'bare loop, writeBuffer, worker', contestant: 'bare', path: 'writeBuffer', thread: 'worker' },
+    {
+      name: 'bare loop, writeBuffer, worker',
+      contestant: 'bare',
+      path: 'writeBuffer',
+      thread: 'worker',
+    },
     { name: 'sluice, main thread and worker', contestant: 'sluice', thread: 'main' },
     { name: 'sluice, all in a worker', contestant: 'sluice', thread: 'worker' },
     { name: 'arrayBuffer(), then writeBuffer', contestant: 'common', thread: 'main' },
@@ -51,9 +62,19 @@ const CONTESTANTS = {
     { name: 'node:http and discard', contestant: 'discard', stream: 'http' },
     { name: 'fetch and discard', contestant: 'discard', stream: 'fetch' },
     { name: 'bare loop, ring, node:http', contestant: 'bare', path: 'ring', stream: 'http' },
-    { name: 'bare loop, writeBuffer, node:http', contestant: 'bare', path: 'writeBuffer', stream: 'http' },
+    {
+      name: 'bare loop, writeBuffer, node:http',
+      contestant: 'bare',
+      path: 'writeBuffer',
+      stream: 'http',
+    },
     { name: 'bare loop, ring, fetch', contestant: 'bare', path: 'ring', stream: 'fetch' },
-    { name: 'bare loop, writeBuffer, fetch', contestant: 'bare', path: 'writeBuffer', stream: 'fetch' },
+    {
+      name: 'bare loop, writeBuffer, fetch',
+      contestant: 'bare',
+      path: 'writeBuffer',
+      stream: 'fetch',
+    },
     { name: 'sluice', contestant: 'sluice' },
     { name: 'arrayBuffer(), then writeBuffer', contestant: 'common' },
   ],
@@ -92,14 +113,20 @@ const timeoutMilliseconds = 30_000 + model.nbytes / 10_000;
 async function throughput(host, list) {
   const { adapter, userAgent } = await host.run({ contestant: 'prepare', nbytes, thread: 'main' });
   const times = list.map(() => []);
+  const processor = list.map(() => []);
   const notes = [];
   for (let round = 0; round <= rounds; round++) {
     for (let i = 0; i < list.length; i++) {
       const index = (i + round) % list.length;
       const { name, ...task } = list[index];
       const check = round === 0;
+      const before = await processTreeSeconds(host.pid);
       const { milliseconds, note } = await host.run({ ...task, nbytes, check });
-      if (!check) times[index].push(milliseconds);
+      const seconds = (await processTreeSeconds(host.pid)) - before;
+      if (!check) {
+        times[index].push(milliseconds);
+        processor[index].push(seconds);
+      }
       notes[index] = note;
       process.stderr.write(`  round ${round}: ${name}: ${Math.round(milliseconds)} ms\n`);
     }
@@ -107,7 +134,14 @@ async function throughput(host, list) {
   const rows = list.map(({ name, contestant }, index) => {
     const milliseconds = median(times[index]);
     const rate = model.nbytes / milliseconds / 1e6;
-    return { name, contestant, note: notes[index], gigabytesPerSecond: rate, milliseconds: times[index] };
+    return {
+      name,
+      contestant,
+      note: notes[index],
+      gigabytesPerSecond: rate,
+      processorSecondsPerGigabyte: median(processor[index]) / (model.nbytes / 1e9),
+      milliseconds: times[index],
+    };
   });
   const bare = rows.filter((row) => row.contestant === 'bare');
   const best = Math.max(...bare.map((row) => row.gigabytesPerSecond));
@@ -158,23 +192,34 @@ function table(head, rows) {
 }
 
 function throughputText(title, { adapter, rows }) {
-  const body = rows.map(({ name, note, gigabytesPerSecond, ratio, milliseconds }) => {
+  const body = rows.map((row) => {
+    const { name, note, gigabytesPerSecond, ratio, milliseconds } = row;
     const rate = (ms) => (model.nbytes / ms / 1e6).toFixed(2);
     const spread = `${rate(Math.max(...milliseconds))} - ${rate(Math.min(...milliseconds))}`;
     const label = note ? `${name} (${note})` : name;
-    return [label, gigabytesPerSecond.toFixed(2), spread, ratio?.toFixed(2) ?? ''];
+    const processor = row.processorSecondsPerGigabyte.toFixed(1);
+    return [label, gigabytesPerSecond.toFixed(2), spread, ratio?.toFixed(2) ?? '', processor];
   });
   const ours = rows.filter((row) => row.contestant === 'sluice' && row.ratio !== undefined);
   const aim = ours
     .map(({ name, ratio }) => `${name}: ${ratio.toFixed(2)} ${verdict(ratio >= TARGET_RATIO)}`)
     .join('; ');
-  const head = [`${title} (${adapter})`, 'GB/s, median', 'slowest - fastest', 'of the best bare loop'];
+  const head = [
+    `${title} (${adapter})`,
+    'GB/s, median',
+    'slowest - fastest',
+    'of the best bare loop',
+    'CPU s/GB',
+  ];
   return `${table(head, body)}\n\nAim ${TARGET_RATIO} of the bare loop: ${aim}.`;
 }
 
 function sizeText({ wasm, script }) {
   const sizes = (name, { raw, gzip, brotli }) => [name, raw, gzip, brotli];
-  const rows = [sizes('sluice_loader.wasm', wasm), sizes(`JavaScript, ${script.files} files`, script)];
+  const rows = [
+    sizes('sluice_loader.wasm', wasm),
+    sizes(`JavaScript, ${script.files} files`, script),
+  ];
   if (script.minified) {
     rows.push(sizes('index.js, minified bundle', script.minified.index));
     rows.push(sizes('worker.js, minified bundle', script.minified.worker));
@@ -201,11 +246,22 @@ function memoryText({ chromium, node }) {
   const said = chromium?.gpuBytes
     ? ` The software adapter's GPU memory is the browser's own, so the model's ${mib(chromium.gpuBytes)} are subtracted.`
     : '';
-  const head = [`memory, ${mib(model.nbytes)} with a budget of ${mib(BUDGET_BYTES)}`, 'idle', 'peak', 'above idle'];
+  const head = [
+    `memory, ${mib(model.nbytes)} with a budget of ${mib(BUDGET_BYTES)}`,
+    'idle',
+    'peak',
+    'above idle',
+  ];
   return `${table(head, rows)}\n\nPeaks of the browser are sampled and may be missed.${said}`;
 }
 
-const figures = { date: new Date().toISOString(), node: process.version, cpus: cpus().length, nbytes, rounds };
+const figures = {
+  date: new Date().toISOString(),
+  node: process.version,
+  cpus: cpus().length,
+  nbytes,
+  rounds,
+};
 const texts = [];
 const server = await startServer({ nbytes, dist, processes: Number(options.servers) });
 try {
