@@ -1,8 +1,8 @@
 // What runs in the page. Each function is sent there as text, so it sees nothing of this file but types.
-import type { LoadReport, Model } from 'sluice';
+import type * as Sluice from 'sluice';
 
 export interface LoadResult {
-  report: LoadReport;
+  report: Sluice.LoadReport;
   browser: string;
   adapter: string;
 }
@@ -14,7 +14,7 @@ export interface TensorDigest {
 }
 
 type Page = typeof globalThis & {
-  model: Model;
+  model: Sluice.Model;
   report: (done: number, total: number) => Promise<void>;
 };
 
@@ -25,7 +25,7 @@ export async function loadInPage(options: {
 }): Promise<LoadResult> {
   const page = globalThis as Page;
   const entry = '/dist/index.js'; // in a variable, so that the compiler does not look for it
-  const { loadModel } = (await import(entry)) as typeof import('sluice');
+  const { loadModel } = (await import(entry)) as typeof Sluice;
   page.model = await loadModel(options.url, {
     device: 'gpu',
     budgetBytes: options.budgetBytes,

@@ -1,4 +1,4 @@
-import { ERROR_CODES } from './generated/abi.js';
+import type { ERROR_CODES } from './generated/abi.js';
 
 /** The stable codes of core/base/error.h. */
 export type ErrorCode = (typeof ERROR_CODES)[number];
