@@ -3,7 +3,10 @@ import { loadHere, resolveTarget } from './load.js';
 import { loadInWorker } from './load_in_worker.js';
 import type { Model } from './model.js';
 import type { LoadOptions } from './options.js';
+import { blobModel } from './sources/blob.js';
 import { httpModel } from './sources/http_model.js';
+import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './sources/model_files.js';
+import type { ModelPlace } from './worker_protocol.js';
 import { asSluiceError } from './errors.js';
 
 export { SluiceError } from './errors.js';
@@ -14,6 +17,8 @@ export type { LoadOptions, TensorConsumer, TensorInfo } from './options.js';
 export { requestDevice } from './sinks/device.js';
 export { measureUpload } from './sinks/measure_upload.js';
 export type { UploadMeasurement, UploadPath } from './sinks/measure_upload.js';
+export { fromDataTransfer } from './sources/model_files.js';
+export type { ModelFiles } from './sources/model_files.js';
 export type { LoadProgress, ManifestTensor } from './wasm/loader_module.js';
 
 let compiled: Promise<WebAssembly.Module> | undefined;
@@ -30,24 +35,50 @@ function loaderModule(): Promise<WebAssembly.Module> {
 }
 
 /**
- * Loads the model at `url`: a tensor cache, safetensors (one file or an index) or GGUF, given as its
- * manifest, its file or its folder, absolute or relative to the page. Rejects with a SluiceError; whatever
- * was allocated is freed then.
+ * Loads a model: a tensor cache, safetensors (one file or an index) or GGUF (one file or split). `from` is
+ * - the URL of its manifest, its file or its folder, absolute or relative to the page;
+ * - a `File` or `Blob`, or a file handle;
+ * - several files: those of an `<input type=file>` (`multiple` or `webkitdirectory`), an array, a Map from paths to
+ *   files or handles, or what fromDataTransfer() gives;
+ * - a directory handle, as `showDirectoryPicker()` and OPFS have them.
+ *
+ * Of several files and in a folder the model is found as modelOfFiles() in sources/model_files.ts says. Rejects
+ * with a SluiceError; whatever was allocated is freed then.
  */
-export async function loadModel(url: string | URL, options: LoadOptions = {}): Promise<Model> {
+export async function loadModel(
+  from: string | URL | ModelFiles,
+  options: LoadOptions = {},
+): Promise<Model> {
   try {
+    const place = await modelPlace(from, options);
     const module = await loaderModule();
-    const href = new URL(url, globalThis.location.href).href;
     const page = typeof document !== 'undefined';
     const target = options.consume ? 'cpu' : resolveTarget(options.device);
     const wantsWorker = options.worker ?? page;
-    if (wantsWorker && target !== 'cpu' && !options.fetch && typeof Worker !== 'undefined') {
+    const own = options.fetch !== undefined || typeof options.headers === 'function';
+    if (wantsWorker && target !== 'cpu' && !own && typeof Worker !== 'undefined') {
       const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
-      return await loadInWorker(module, worker, href, options);
+      return await loadInWorker(module, worker, place, options);
     }
-    const { source, name } = httpModel(href, options);
+    const { source, name } = 'url' in place ? httpModel(place.url, options) : blobModel(place);
     return await loadHere(module, source, name, options);
   } catch (error) {
     throw asSluiceError(error);
   }
+}
+
+async function modelPlace(
+  from: string | URL | ModelFiles,
+  { headers, credentials, stallTimeoutMs }: LoadOptions,
+): Promise<ModelPlace> {
+  if (isModelFiles(from)) return modelOfFiles(from);
+  if (typeof from !== 'string' && !(from instanceof URL)) throw notAModel(from);
+  return {
+    url: new URL(from, globalThis.location.href).href,
+    http: {
+      ...(headers && typeof headers !== 'function' ? { headers } : {}),
+      ...(credentials ? { credentials } : {}),
+      ...(stallTimeoutMs === undefined ? {} : { stallTimeoutMs }),
+    },
+  };
 }

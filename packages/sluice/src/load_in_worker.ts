@@ -11,7 +11,7 @@ import type { Model } from './model.js';
 import { planOptions, type LoadOptions } from './options.js';
 import { serveSink } from './sinks/remote_sink.js';
 import type { LoadProgress } from './wasm/loader_module.js';
-import type { FromWorker, ToWorker } from './worker_protocol.js';
+import type { FromWorker, ModelPlace, ToWorker } from './worker_protocol.js';
 
 /** A slot's bytes: the worker's block, the staging slot here, and the GPU process's copy of that. */
 const REMOTE_SLOT_COPIES = 3;
@@ -23,19 +23,14 @@ const REMOTE_SLOT_COPIES = 3;
 export async function loadInWorker(
   module: WebAssembly.Module,
   worker: Worker,
-  url: string,
+  place: ModelPlace,
   options: LoadOptions,
 ): Promise<Model> {
   const begin = performance.now();
   const talk = new Conversation(worker, options.signal);
   const release: (() => void)[] = [];
   try {
-    const http = {
-      ...(options.headers ? { headers: options.headers } : {}),
-      ...(options.credentials ? { credentials: options.credentials } : {}),
-      ...(options.stallTimeoutMs === undefined ? {} : { stallTimeoutMs: options.stallTimeoutMs }),
-    };
-    talk.send({ type: 'open', module, url, http });
+    talk.send({ type: 'open', module, place });
     const { manifest } = await talk.next('opened');
     talk.send({
       type: 'plan',

@@ -6,8 +6,10 @@ import { asSluiceError } from './errors.js';
 import { loadHere } from './load.js';
 import type { Model } from './model.js';
 import type { LoadOptions } from './options.js';
+import { blobModel } from './sources/blob.js';
 import { FileSource } from './sources/file.js';
 import { httpModel } from './sources/http_model.js';
+import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './sources/model_files.js';
 import { nodeHttpTransport } from './sources/node_http.js';
 import type { Source } from './sources/source.js';
 
@@ -19,6 +21,7 @@ export type { LoadOptions, TensorConsumer, TensorInfo } from './options.js';
 export { requestDevice } from './sinks/device.js';
 export { measureUpload } from './sinks/measure_upload.js';
 export type { UploadMeasurement, UploadPath } from './sinks/measure_upload.js';
+export type { ModelFiles } from './sources/model_files.js';
 export type { LoadProgress, ManifestTensor } from './wasm/loader_module.js';
 
 let compiled: Promise<WebAssembly.Module> | undefined;
@@ -31,13 +34,20 @@ function loaderModule(): Promise<WebAssembly.Module> {
 }
 
 /**
- * Loads the model at `location`: an http(s) or file URL, or a path; a manifest, a file or a folder. To the
- * CPU unless `device` is given. Rejects with a SluiceError; whatever was allocated is freed then.
+ * Loads a model. `from` is an http(s) or file URL or a path, of a manifest, a file or a folder; or a `Blob` or
+ * `File`, or several `File`s or a Map from paths to them, among which the model is found as modelOfFiles() in
+ * sources/model_files.ts says. To the CPU unless `device` is given. Rejects with a SluiceError; whatever was
+ * allocated is freed then.
  */
-export async function loadModel(location: string | URL, options: LoadOptions = {}): Promise<Model> {
+export async function loadModel(
+  from: string | URL | ModelFiles,
+  options: LoadOptions = {},
+): Promise<Model> {
   try {
     const module = await loaderModule();
-    const { source, name } = await modelAt(String(location), options);
+    const { source, name } = isModelFiles(from)
+      ? blobModel(await modelOfFiles(from))
+      : await modelAt(from, options);
     return await loadHere(module, source, name, options);
   } catch (error) {
     throw asSluiceError(error);
@@ -45,9 +55,11 @@ export async function loadModel(location: string | URL, options: LoadOptions = {
 }
 
 async function modelAt(
-  location: string,
+  given: string | URL,
   options: LoadOptions,
 ): Promise<{ source: Source; name: string }> {
+  if (typeof given !== 'string' && !(given instanceof URL)) throw notAModel(given);
+  const location = String(given);
   if (/^https?:/i.test(location)) {
     return httpModel(location, {
       ...options,

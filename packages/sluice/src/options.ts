@@ -55,7 +55,7 @@ export interface LoadOptions {
   shareBelowBytes?: number;
   /**
    * Fetch and decode in a worker, so that a page stays responsive. True on a page's main thread unless
-   * given, false elsewhere. Needs a GPU and no `fetch` of the caller's.
+   * given, false elsewhere. Needs a GPU, and neither `fetch` nor `headers` as a function of the caller's.
    */
   worker?: boolean;
   /** Instead of keeping tensors, passes their bytes here, each tensor's in order. No device is used. */
@@ -63,8 +63,14 @@ export interface LoadOptions {
 
   /** For http(s): used instead of the global fetch. */
   fetch?: typeof fetch;
-  /** For http(s): headers for the model's origin; they never reach another one. */
-  headers?: Record<string, string>;
+  /**
+   * For http(s): headers for the model's origin; they never reach another one, wherever the server redirects
+   * to. In browsers a redirect is an error where there are others than Authorization. A function is called
+   * with the URL before each request, for tokens that live shorter than a load may take.
+   */
+  headers?:
+    | Record<string, string>
+    | ((url: string) => Record<string, string> | Promise<Record<string, string>>);
   /** For http(s): cookies, as for fetch. */
   credentials?: RequestCredentials;
   /** For http(s): milliseconds without a byte after which a transfer is given up and opened again. */

@@ -6,6 +6,7 @@ import { asSluiceError, SluiceError } from './errors.js';
 import { runLoad } from './engine.js';
 import { openModel } from './open.js';
 import { RemoteSink } from './sinks/remote_sink.js';
+import { blobModel } from './sources/blob.js';
 import { httpModel } from './sources/http_model.js';
 import type { Source } from './sources/source.js';
 import type { FromWorker, ToWorker } from './worker_protocol.js';
@@ -27,9 +28,10 @@ let plan: ModelPlan | undefined;
 async function handle(message: ToWorker): Promise<void> {
   switch (message.type) {
     case 'open': {
-      const { source: opened, name } = httpModel(message.url, message.http);
-      source = opened;
-      model = await openModel(message.module, source, name, abort.signal);
+      const { module, place } = message;
+      const opened = 'url' in place ? httpModel(place.url, place.http) : blobModel(place);
+      source = opened.source;
+      model = await openModel(module, source, opened.name, abort.signal);
       manifest = model.manifest();
       scope.postMessage({ type: 'opened', manifest });
       break;

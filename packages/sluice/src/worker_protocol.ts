@@ -1,11 +1,10 @@
 import type { ErrorCode, ErrorDetails } from './errors.js';
+import type { FileModel } from './sources/model_files.js';
 import type { LoadProgress, ModelManifest, ModelPlan, PlanOptions } from './wasm/loader_module.js';
 
-/** What the page tells its loading worker, in this order: open, plan, run; abort at any time. */
-export type ToWorker =
+/** Where a model lies, as it can be posted: a URL with what its requests need, or files. */
+export type ModelPlace =
   | {
-      type: 'open';
-      module: WebAssembly.Module;
       url: string;
       http: {
         headers?: Record<string, string>;
@@ -13,6 +12,11 @@ export type ToWorker =
         stallTimeoutMs?: number;
       };
     }
+  | FileModel;
+
+/** What the page tells its loading worker, in this order: open, plan, run; abort at any time. */
+export type ToWorker =
+  | { type: 'open'; module: WebAssembly.Module; place: ModelPlace }
   | { type: 'plan'; options: PlanOptions }
   | { type: 'run'; port: MessagePort; progress: boolean; tensors: boolean }
   | { type: 'abort' };

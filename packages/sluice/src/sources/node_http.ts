@@ -80,6 +80,7 @@ function respond(request: HttpRequest, incoming: IncomingMessage): HttpResponse 
       return value === undefined ? null : Array.isArray(value) ? value.join(', ') : value;
     },
     filtered: false,
+    url: request.url.href,
     opaqueRedirect: false,
     body: new NodeBody(incoming, decoded(request, incoming)),
   };

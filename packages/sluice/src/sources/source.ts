@@ -17,6 +17,8 @@ export interface ByteStream {
 
 /** Where a model's files come from. Paths are relative to the model's folder, '/'-separated. */
 export interface Source {
+  /** What the person may have meant by this place, to be said where there is no model. */
+  readonly hint?: string | undefined;
   /** The place of `path` as a person would name it: a URL or a file path. */
   describe(path: string): string;
   /**
