@@ -13,6 +13,9 @@ import type {
 /** Milliseconds between two progress reports. */
 const PROGRESS_INTERVAL_MS = 50;
 
+/** Commands that the loader waits for an event of, or that end something: carried out though the load has failed. */
+const SETTLING: ReadonlySet<number> = new Set([OP.allocate, OP.upload, OP.flush, OP.cancel]);
+
 interface Transfer {
   stream?: ByteStream;
   chunk?: Uint8Array;
@@ -53,6 +56,8 @@ class Engine {
   #pumping = false;
   #again = false;
   #ended = false;
+  /** The loader was told to stop; of the commands that it gave before, only SETTLING ones still count. */
+  #stopping = false;
   #lastReport = -Infinity;
   #resolve: (progress: LoadProgress) => void = () => undefined;
   #reject: (error: unknown) => void = () => undefined;
@@ -77,7 +82,7 @@ class Engine {
     const { signal } = this.#options;
     const onAbort = (): void => {
       this.#event(() => {
-        this.#model.abort(
+        this.#stop(
           new SluiceError('aborted', 'the load was aborted by its caller', {
             cause: signal?.reason,
           }),
@@ -131,14 +136,13 @@ class Engine {
           commands = this.#model.poll()
         ) {
           for (const command of commands) {
-            let pending: void | Promise<void>;
+            if (this.#stopping && !SETTLING.has(command.op)) continue;
             try {
-              pending = this.#execute(command);
+              const pending = this.#execute(command);
               if (pending) await pending;
             } catch (error) {
-              // The sink refused bytes; the loader ends the load and says what to stop
-              this.#model.abort(error);
-              break;
+              // The sink refused bytes, or a callback threw; the loader ends the load and says what to stop
+              this.#stop(error);
             }
           }
         }
@@ -150,6 +154,11 @@ class Engine {
     } finally {
       this.#pumping = false;
     }
+  }
+
+  #stop(error: unknown): void {
+    this.#stopping = true;
+    this.#model.abort(error);
   }
 
   #end(): void {

@@ -20,13 +20,41 @@ export async function openModel(
   signal?: AbortSignal,
 ): Promise<LoaderModel> {
   const model = await LoaderModel.create(module, name);
-  for (let request = model.request(); request; request = model.request()) {
-    const { path, begin, end } = request;
-    const found = await readRange(source, path, begin, end, signal);
-    if (found === undefined) model.missing();
-    else model.provide(found.bytes, found.fileBytes);
+  // Also what a server leaves unanswered ends with the abort
+  const onAbort = (): void => {
+    source.close();
+  };
+  signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    for (let request = model.request(); request; request = model.request()) {
+      const { path, begin, end } = request;
+      const found = await readRange(source, path, begin, end, signal);
+      if (found === undefined) model.missing();
+      else model.provide(found.bytes, found.fileBytes);
+    }
+    return model;
+  } catch (error) {
+    throw signal?.aborted ? aborted(signal) : withHint(error, source.hint);
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
   }
-  return model;
+}
+
+/** Errors that a wrong location gives rise to: nothing there, not for everyone, or something else there. */
+const WRONG_PLACE = new Set(['not_found', 'http_status', 'network', 'manifest_invalid']);
+
+/** The error with the source's hint behind its own. */
+function withHint(error: unknown, hint: string | undefined): unknown {
+  if (hint === undefined || !(error instanceof SluiceError)) return error;
+  if (!WRONG_PLACE.has(error.code)) return error;
+  const { code, message, cause, retryable, retryAfterMs } = error;
+  return new SluiceError(code, message, {
+    ...error.toJSON(),
+    hint: error.hint === undefined ? hint : `${error.hint} ${hint}`,
+    retryable,
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    cause,
+  });
 }
 
 interface Found {

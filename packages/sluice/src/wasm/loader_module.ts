@@ -145,6 +145,9 @@ export interface Command {
   output: number;
 }
 
+/** More than there can be transfers and uploads at a time, each of which may report one. */
+const ERRORS_KEPT = 128;
+
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
@@ -158,6 +161,8 @@ export class LoaderModel {
   #view: DataView;
   #heap: Uint8Array;
   #decodeInput = 0;
+  /** What failed, as the loader was told; the last few. */
+  readonly #told: SluiceError[] = [];
 
   private constructor(exports: Exports, name: string) {
     this.#exports = exports;
@@ -170,17 +175,16 @@ export class LoaderModel {
 
   /** `name` is the last segment of the model's location, or nothing for a folder. */
   static async create(module: WebAssembly.Module, name: string): Promise<LoaderModel> {
-    let memory: WebAssembly.Memory | undefined;
-    const instance = await WebAssembly.instantiate(module, {
+    const instance: WebAssembly.Instance = await WebAssembly.instantiate(module, {
       sluice: {
         panic(text: number, length: number): never {
-          const message = memory ? decoder.decode(new Uint8Array(memory.buffer, text, length)) : '';
-          throw new SluiceError('internal', `the loader stopped: ${message}`);
+          const { memory } = instance.exports as unknown as Exports;
+          const reason = decoder.decode(new Uint8Array(memory.buffer, text, length));
+          throw new SluiceError('internal', `the loader stopped: ${reason}`);
         },
       },
     });
     const exports = instance.exports as unknown as Exports;
-    memory = exports.memory;
     const version = exports.sluice_abi_version();
     if (version !== ABI_VERSION) {
       throw new SluiceError(
@@ -309,8 +313,13 @@ export class LoaderModel {
   }
 
   opened(stream: number, begin: number, ranged: boolean, fileBytes: number | undefined): void {
-    const { sluice_model_opened: opened } = this.#exports;
-    opened(this.#model, stream, begin, ranged ? 1 : 0, fileBytes ?? -1);
+    this.#exports.sluice_model_opened(
+      this.#model,
+      stream,
+      begin,
+      ranged ? 1 : 0,
+      fileBytes ?? -1,
+    );
   }
 
   chunk(stream: number, nbytes: number): void {
@@ -371,7 +380,26 @@ export class LoaderModel {
 
   /** Throws the error of a failed load. */
   check(): void {
-    this.#checked(this.#exports.sluice_model_error(this.#model));
+    try {
+      this.#checked(this.#exports.sluice_model_error(this.#model));
+    } catch (error) {
+      throw error instanceof SluiceError ? this.#withOrigin(error) : error;
+    }
+  }
+
+  /** The loader's error with what does not pass through wasm: the status and the cause of what it was told. */
+  #withOrigin(error: SluiceError): SluiceError {
+    const { code, message } = error;
+    const origin = this.#told.find(
+      (told) => told.code === code && message.startsWith(told.message),
+    );
+    if (!origin) return error;
+    const { status, cause } = origin;
+    return new SluiceError(code, message, {
+      ...error.toJSON(),
+      ...(status === undefined ? {} : { status }),
+      ...(cause === undefined ? {} : { cause }),
+    });
   }
 
   progress(): LoadProgress {
@@ -431,7 +459,10 @@ export class LoaderModel {
   }
 
   #withError(error: unknown, call: (address: number, length: number) => void): void {
-    this.#withText(JSON.stringify(asSluiceError(error).toJSON()), call);
+    const told = asSluiceError(error);
+    this.#told.push(told);
+    if (this.#told.length > ERRORS_KEPT) this.#told.shift();
+    this.#withText(JSON.stringify(told.toJSON()), call);
   }
 }
 
