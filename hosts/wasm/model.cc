@@ -8,8 +8,11 @@ namespace sluice::wasm {
 namespace {
 
 Error bad_option(std::string_view name, const JsonValue& value, std::string_view expected) {
-  return {.code = ErrorCode::invalid_argument,
-          .message = concat("option ", name, " is ", value.describe(), "; expected ", expected)};
+  return {
+      .code = ErrorCode::invalid_argument,
+      .message = concat("option ", name, " is ",
+                        value.as_string() != nullptr ? quote(*value.as_string()) : value.describe(),
+                        "; expected ", expected)};
 }
 
 void write_manifest(JsonWriter& json, const Manifest& manifest) {

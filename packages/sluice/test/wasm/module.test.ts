@@ -1,0 +1,184 @@
+// What the built modules contain: their interface, what runs before it, and their codecs.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+const ROOT = fileURLToPath(new URL('../../../../', import.meta.url));
+const BUILT = join(ROOT, 'build/wasm/hosts/wasm/sluice_loader.wasm');
+const SHIPPED = join(ROOT, 'packages/sluice/dist/sluice_loader.wasm');
+const CODEC_CHECK = join(ROOT, 'build/wasm/core/load/codec_check.wasm');
+
+const source = (path: string): string => readFileSync(join(ROOT, path), 'utf8');
+
+async function compile(path: string): Promise<WebAssembly.Module> {
+  return WebAssembly.compile(readFileSync(path));
+}
+
+/** Constructors of wasi-libc and libc++ that may run before sluice_initialize(). The loader links none. */
+const LIBRARY_CONSTRUCTORS: readonly string[] = [];
+
+/**
+ * The body of __wasm_call_ctors, which the linker writes and _initialize calls: the name of each function it
+ * calls, and any other instruction as text. Throws where the module's names are stripped.
+ */
+function constructors(path: string): string[] {
+  const text = execFileSync('wasm-dis', ['--all-features', path], {
+    encoding: 'utf8',
+    maxBuffer: 2 ** 28,
+  });
+  assert.doesNotMatch(text, /^ \(start /m, `${path} has a start function`);
+  const body = /^ \(func \$__wasm_call_ctors\b[^\n]*\n(.*?)^ \)$/ms.exec(text)?.[1];
+  assert.ok(body !== undefined, `${path} holds no function named __wasm_call_ctors`);
+  return body
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '' && line !== ')')
+    .map((line) => /^\(call \$(\S+?)\)?$/.exec(line)?.[1] ?? line);
+}
+
+const ours = (calls: string[]): string[] =>
+  calls.filter((name) => !LIBRARY_CONSTRUCTORS.includes(name));
+
+describe('the interface of sluice_loader.wasm', () => {
+  for (const path of [BUILT, SHIPPED]) {
+    const name = path.slice(ROOT.length);
+
+    test(`${name}: exports are those of exports.txt, memory and _initialize`, async () => {
+      const listed = source('hosts/wasm/exports.txt')
+        .split('\n')
+        .filter((line) => /^[a-z]/.test(line));
+      assert.ok(listed.length > 20);
+      const exported = WebAssembly.Module.exports(await compile(path));
+      const named = (kind: string): string[] =>
+        exported.filter((entry) => entry.kind === kind).map((entry) => entry.name);
+      assert.deepEqual(named('function').sort(), [...listed, '_initialize'].sort());
+      assert.deepEqual(named('memory'), ['memory']);
+      assert.equal(exported.length, listed.length + 2);
+    });
+
+    test(`${name}: imports are those of imports.h`, async () => {
+      const declared = [
+        ...source('hosts/wasm/imports.h').matchAll(/^(?!#).*\bSLUICE_IMPORT\((\w+)\) /gm),
+      ].map((match) => `sluice.${match[1] ?? ''}`);
+      assert.ok(declared.length > 0);
+      const imported = WebAssembly.Module.imports(await compile(path)).map((entry) => {
+        assert.equal(entry.kind, 'function');
+        return `${entry.module}.${entry.name}`;
+      });
+      assert.deepEqual(imported.sort(), declared.sort());
+    });
+  }
+});
+
+describe('what runs before sluice_initialize()', () => {
+  let folder: string;
+  before(() => {
+    folder = mkdtempSync(join(tmpdir(), 'sluice-wasm-'));
+  });
+  after(() => {
+    rmSync(folder, { recursive: true });
+  });
+
+  /** A reactor of one file, linked as the loader is. */
+  function build(name: string, text: string): string {
+    const file = join(folder, `${name}.cc`);
+    const out = join(folder, `${name}.wasm`);
+    writeFileSync(file, text);
+    const flags =
+      '--target=wasm32-wasi -mexec-model=reactor -std=c++23 -O0 -fno-exceptions -fno-rtti';
+    execFileSync('clang++-19', [...flags.split(' '), file, '-o', out, '-Wl,--export=value']);
+    return out;
+  }
+
+  test('no constructor', () => {
+    assert.deepEqual(ours(constructors(BUILT)), []);
+  });
+
+  test('the check sees a static constructor', () => {
+    const found = ours(
+      constructors(
+        build(
+          'dynamic',
+          'int seed(); int at = seed(); __attribute__((noinline)) int seed() { return at + 7; }\n' +
+            'extern "C" int value() { return at; }\n',
+        ),
+      ),
+    );
+    assert.deepEqual(found, ['_GLOBAL__sub_I_dynamic.cc']);
+  });
+
+  test('the check passes a module with constants alone', () => {
+    const path = build('constant', 'constinit int at = 7; extern "C" int value() { return at; }\n');
+    assert.deepEqual(ours(constructors(path)), []);
+  });
+
+  test('the check refuses a module without names instead of passing it', () => {
+    assert.throws(() => constructors(SHIPPED), /holds no function named __wasm_call_ctors/);
+  });
+});
+
+describe('codecs in wasm', () => {
+  /** Runs a WASI command that reads nothing: its exit status and what it prints. */
+  async function run(path: string): Promise<{ status: number; output: string }> {
+    let output = '';
+    let memory: WebAssembly.Memory | undefined;
+    class Exit extends Error {
+      constructor(readonly status: number) {
+        super(`exit ${status}`);
+      }
+    }
+    const unsupported = (): number => 52; // errno nosys
+    const wasi = {
+      fd_close: unsupported,
+      fd_seek: unsupported,
+      // A character device, so that each line is written when it ends
+      fd_fdstat_get(_fd: number, at: number): number {
+        if (!memory) return 52;
+        new Uint8Array(memory.buffer, at, 24).fill(0);
+        new DataView(memory.buffer).setUint8(at, 2);
+        return 0;
+      },
+      fd_write(_fd: number, vectors: number, count: number, written: number): number {
+        if (!memory) return 52;
+        const view = new DataView(memory.buffer);
+        let total = 0;
+        for (let i = 0; i < count; i++) {
+          const address = view.getUint32(vectors + 8 * i, true);
+          const length = view.getUint32(vectors + 8 * i + 4, true);
+          output += Buffer.from(memory.buffer, address, length).toString('latin1');
+          total += length;
+        }
+        view.setUint32(written, total, true);
+        return 0;
+      },
+      proc_exit(status: number): never {
+        throw new Exit(status);
+      },
+    };
+    const instance = await WebAssembly.instantiate(await compile(path), {
+      wasi_snapshot_preview1: wasi,
+    });
+    const exports = instance.exports as { memory: WebAssembly.Memory; _start(): void };
+    memory = exports.memory;
+    try {
+      exports._start();
+    } catch (error) {
+      if (error instanceof Exit) return { status: error.status, output };
+      throw error;
+    }
+    return { status: 0, output };
+  }
+
+  test('every implementation equals the reference in C++, and SIMD128 is taken', async () => {
+    const { status, output } = await run(CODEC_CHECK);
+    assert.match(
+      output,
+      /^(\d\d) of \1 codecs equal the reference; find_codec\(\) takes simd128$/m,
+    );
+    assert.equal(status, 0, output);
+  });
+});
