@@ -19,8 +19,8 @@ interface Slot {
 
 export interface WriteBufferSinkOptions extends GpuSinkOptions {
   /**
-   * Most bytes that may be on their way to the device beside the slots, default two slots. A single
-   * upload is always let through.
+   * Most bytes that may be on their way to the device beside the slots, default as many as the slots hold:
+   * a plan counts each slot twice. A single upload is always let through.
    */
   inFlightBytes?: number;
 }
@@ -55,7 +55,7 @@ export class WriteBufferSink implements GpuSlotSink {
 
   /** Most bytes on their way to the device, beside the slots. Known after prepare(). */
   get inFlightBytes(): number {
-    return this.#limitAsked ?? 2 * this.#slotBytes;
+    return this.#limitAsked ?? this.#slots.length * this.#slotBytes;
   }
 
   /** The most bytes that were on their way at once. */
