@@ -216,6 +216,8 @@ const CONTESTANTS = { discard, bare, common, sluice };
 
 /** Runs one of them once: `{milliseconds, note}`. With `check`, its records are read back and compared. */
 export async function perform(environment, { contestant, check, ...options }) {
+  // What the one before has left is not this one's to clear away
+  globalThis.gc?.();
   const begin = performance.now();
   const loaded = await CONTESTANTS[contestant](environment, options);
   const milliseconds = performance.now() - begin;

@@ -61,7 +61,11 @@ function within(promise, milliseconds, what, ended) {
 
 export async function startChromium(server, { timeoutMilliseconds }) {
   const profile = await mkdtemp(join(tmpdir(), 'sluice-bench-'));
-  const flags = [...CHROMIUM_FLAGS.split(/\s+/).filter(Boolean), `--user-data-dir=${profile}`];
+  const flags = [
+    ...CHROMIUM_FLAGS.split(/\s+/).filter(Boolean),
+    `--user-data-dir=${profile}`,
+    '--js-flags=--expose-gc',
+  ];
   let report;
   let next;
   let reply;
