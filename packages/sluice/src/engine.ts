@@ -90,7 +90,15 @@ class Engine {
       });
     };
     const { slots, slotBytes } = this.#plan.shares;
-    if (this.#sink.kind === 'slots') await this.#sink.prepare(slots, slotBytes);
+    if (this.#sink.kind === 'slots') {
+      await this.#sink.prepare(slots, slotBytes);
+      // Heard at once, though no bytes are on their way that would meet it
+      this.#sink.onEnd((error) => {
+        this.#event(() => {
+          this.#stop(error);
+        });
+      });
+    }
     try {
       return await new Promise((resolve, reject) => {
         this.#resolve = resolve;

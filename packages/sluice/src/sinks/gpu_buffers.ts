@@ -96,7 +96,8 @@ export function watchDevice(device: GPUDevice, lifeline: Lifeline): () => void {
   return () => void lifelines.delete(lifeline);
 }
 
-function lostError(info: GPUDeviceLostInfo): SluiceError {
+/** `device_lost`, with what the browser says of it. */
+export function lostError(info: Pick<GPUDeviceLostInfo, 'reason' | 'message'>): SluiceError {
   const { reason } = info;
   const detail = firstLine(info.message);
   return new SluiceError(

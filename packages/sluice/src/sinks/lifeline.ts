@@ -28,6 +28,12 @@ export class Lifeline {
     if (this.#error !== undefined) throw this.#error;
   }
 
+  /** Calls `listener` when it ends, at once if it has. */
+  onEnd(listener: (error: SluiceError) => void): void {
+    if (this.#error !== undefined) listener(this.#error);
+    else this.#waiting.add(listener);
+  }
+
   /** Settles as `work` does, or rejects with the ending error if that comes first. */
   race<T>(work: Promise<T>): Promise<T> {
     return new Promise<T>((resolve, reject) => {

@@ -149,6 +149,10 @@ export class RemoteSink implements SlotSink {
     this.#plans.clear();
   }
 
+  onEnd(listener: (error: SluiceError) => void): void {
+    this.#lifeline.onEnd(listener);
+  }
+
   #post(message: ToServer, transfer: ArrayBuffer[]): void {
     this.#port.postMessage(message, transfer);
   }
@@ -333,5 +337,6 @@ export function serveSink(port: SinkPort, sink: SlotSink): ServedSink {
     fail(new SluiceError('aborted', 'the worker ended before it closed its sink'));
   });
   port.start();
+  sink.onEnd(fail);
   return { finished, fail };
 }

@@ -4,6 +4,7 @@ import {
   GpuBuffers,
   gpuFailure,
   inErrorScopes,
+  lostError,
   queueDone,
   scopedFailure,
   watchDevice,
@@ -71,6 +72,11 @@ export class RingSink implements GpuSlotSink {
     this.#lifeline.check();
     const view = this.#slots[index]?.view;
     if (view === undefined) throw slotFault(index, this.#slots.length);
+    if (view.byteLength === 0) {
+      // Only a destroyed device takes mapped memory away, and it says so a moment later
+      this.#lifeline.end(lostError({ reason: 'destroyed', message: '' }));
+      this.#lifeline.check();
+    }
     return view;
   }
 
@@ -103,6 +109,10 @@ export class RingSink implements GpuSlotSink {
     destroyAll(this.#slots.map((slot) => slot.buffer));
     this.#slots = [];
     this.#buffers.close(keepBuffers);
+  }
+
+  onEnd(listener: (error: SluiceError) => void): void {
+    this.#lifeline.onEnd(listener);
   }
 
   async #send(slot: Slot, pieces: readonly Piece[]): Promise<void> {

@@ -1,3 +1,5 @@
+import type { SluiceError } from '../errors.js';
+
 /** One allocation on the device: a large tensor, or several small ones. */
 export interface BufferPlan {
   /** Bytes, a multiple of 4. */
@@ -35,6 +37,8 @@ export interface SlotSink {
   flush(): Promise<void>;
   /** Frees the slots; with `keepBuffers` false also every buffer. Never rejects. */
   close(keepBuffers: boolean): void;
+  /** Calls `listener` once when nothing can be taken any more: the device was lost, or close() was called. */
+  onEnd(listener: (error: SluiceError) => void): void;
 }
 
 /** Where tensors are put directly, with no slots: CPU memory, or a consumer of pieces. */

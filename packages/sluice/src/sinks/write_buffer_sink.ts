@@ -138,6 +138,10 @@ export class WriteBufferSink implements GpuSlotSink {
     this.#buffers.close(keepBuffers);
   }
 
+  onEnd(listener: (error: SluiceError) => void): void {
+    this.#lifeline.onEnd(listener);
+  }
+
   #freeSlot(index: number): Slot {
     const slot = this.#slots[index];
     if (slot === undefined || slot.held) {

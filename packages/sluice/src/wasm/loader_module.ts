@@ -313,13 +313,7 @@ export class LoaderModel {
   }
 
   opened(stream: number, begin: number, ranged: boolean, fileBytes: number | undefined): void {
-    this.#exports.sluice_model_opened(
-      this.#model,
-      stream,
-      begin,
-      ranged ? 1 : 0,
-      fileBytes ?? -1,
-    );
+    this.#exports.sluice_model_opened(this.#model, stream, begin, ranged ? 1 : 0, fileBytes ?? -1);
   }
 
   chunk(stream: number, nbytes: number): void {

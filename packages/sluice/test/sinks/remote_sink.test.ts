@@ -81,6 +81,9 @@ class ManualSink implements SlotSink {
   close(keepBuffers: boolean): void {
     this.closed = keepBuffers;
   }
+  onEnd(): void {
+    // Nothing ends it
+  }
 }
 
 function join(sink: SlotSink): { remote: RemoteSink; served: ServedSink; ports: MessagePort[] } {
