@@ -45,6 +45,8 @@ export class BlobSource implements Source {
     let blob: Blob;
     try {
       blob = await this.#blob(path);
+      // Chromium gives a file that was deleted before it was looked at the size 0
+      if (blob.size === 0) await blob.arrayBuffer();
     } catch (error) {
       throw readError(path, error);
     }
@@ -98,6 +100,7 @@ class BlobStream implements ByteStream {
   readonly ranged = true;
   readonly fileBytes: number;
   readonly #file: string;
+  readonly #blob: Blob;
   readonly #end: number;
   readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
   readonly #onEnd: () => void;
@@ -109,6 +112,7 @@ class BlobStream implements ByteStream {
     this.begin = begin;
     this.fileBytes = blob.size;
     this.#file = file;
+    this.#blob = blob;
     this.#at = begin;
     this.#end = Math.max(begin, end);
     this.#reader = blob.slice(begin, this.#end).stream().getReader();
@@ -138,10 +142,21 @@ class BlobStream implements ByteStream {
       }
       this.#finish();
       return null;
-    } catch (error) {
+    } catch (thrown) {
+      const error = thrown instanceof SluiceError ? thrown : await this.#why(thrown);
       this.#error ??= readError(this.#file, error);
       this.#finish();
       throw this.#error;
+    }
+  }
+
+  /** Chromium's streams fail with "network error" whatever happened; arrayBuffer() tells. */
+  async #why(error: unknown): Promise<unknown> {
+    try {
+      await this.#blob.slice(this.#at, this.#at + 1).arrayBuffer();
+      return error;
+    } catch (why) {
+      return why;
     }
   }
 
