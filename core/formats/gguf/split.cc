@@ -93,15 +93,16 @@ Result<Manifest> join_gguf(std::vector<Manifest> parts) {
   }
   Manifest joined{.format = "gguf", .metadata_json = parts[0].metadata_json};
   SLUICE_ASSIGN(Manifest out, join_files(std::move(joined), std::move(parts)));
+  const uint64_t total = out.tensors.size();
   for (size_t i = 0; i < splits.size(); ++i) {
-    if (splits[i].tensors.value_or(out.tensors.size()) == out.tensors.size()) continue;
+    const uint64_t claimed = splits[i].tensors.value_or(total);
+    if (claimed == total) continue;
     const std::string& path = out.files[i].path;
-    Error error =
-        split_error(path, concat(path, " says that the model has ", *splits[i].tensors,
-                                 " tensors (split.tensors.count), but its ", splits.size(),
-                                 " parts together have ", out.tensors.size()));
-    error.expected = splits[i].tensors;
-    error.actual = out.tensors.size();
+    Error error = split_error(path, concat(path, " says that the model has ", claimed,
+                                           " tensors (split.tensors.count), but its ",
+                                           splits.size(), " parts together have ", total));
+    error.expected = claimed;
+    error.actual = total;
     error.hint = "the parts are of different models or versions: download all of them again";
     return std::unexpected(std::move(error));
   }
