@@ -23,7 +23,7 @@ ABI_GENERATOR := build/native/hosts/wasm/$(ABI_GENERATOR_TARGET)
 PACKAGE := packages/sluice
 ABI_TS := $(PACKAGE)/src/generated/abi.ts
 
-.PHONY: help setup build native asan wasm abi package model run test lint format bench fuzz clean
+.PHONY: help setup build native asan wasm abi package model run demo test lint format bench fuzz clean
 
 help: ## Say what there is
 	@printf 'Targets of make:\n'
@@ -66,6 +66,9 @@ model: | setup
 run: build model ## Load a real model into headless Chromium's WebGPU, check every tensor, report
 	@$(NODE) --import tsx apps/run/main.ts $(RUN)
 
+demo: package ## Serve the demo page on 127.0.0.1
+	@$(NODE) --import tsx apps/demo/serve.ts $(DEMO)
+
 test: build asan ## Run every test; the last line is `N passed, M failed`
 	@tools/test.py
 
@@ -82,6 +85,11 @@ SECONDS ?= 60
 fuzz: build/fuzz/build.ninja ## Fuzz each target for SECONDS=60; what it finds lands in build/fuzz/findings
 	@cmake --build --preset fuzz -j $(JOBS)
 	@tools/fuzz.py --seconds $(SECONDS)
+
+LOADS ?= 1000000
+simulate: build/native/build.ninja ## Load LOADS=1000000 random models under random faults, and check every byte
+	@cmake --build --preset native -j $(JOBS) --target simulate
+	@build/native/core/load/simulate $(LOADS)
 
 clean: ## Remove what was built; Node and the downloaded model stay
 	rm -rf build/native build/asan build/wasm build/fuzz build/lint build/test

@@ -66,18 +66,7 @@ TEST(Loader, FaultsGiveTheRightBytesOrAnError) {
   for (uint64_t seed = 1; seed <= 3000; ++seed) {
     const SimulatedModel model = make_model(seed);
     const PlanOptions options = make_options(seed);
-    SimulatedFaults faults{
-        .cut = seed % 2 ? 0.05 : 0.001,
-        .early_end = seed % 3 ? 0.02 : 0,
-        .refuse_open = 0.1,
-        .fatal = seed % 11 ? 0 : 0.05,
-        .fail_upload = seed % 13 ? 0 : 0.05,
-        .fail_allocate = seed % 17 ? 0 : 0.1,
-        .stale_event = 0.2,
-        .abort = seed % 7 ? 0 : 0.001,
-        .no_ranges = seed % 5 == 0,
-        .knows_size = seed % 3 != 0,
-    };
+    const SimulatedFaults faults = testing::make_faults(seed);
     const LoadRun result = run(model, options, seed, faults);
     ASSERT_EQ(result.outcome.violation, "") << "seed " << seed;
     retries += result.outcome.progress.retries;

@@ -54,7 +54,10 @@ inline SimulatedModel make_model(uint64_t seed) {
     }
     position += dice(4) == 0 ? dice(3000) : 0;
     std::vector<std::byte> bytes(position);
-    for (auto& byte : bytes) byte = static_cast<std::byte>(random());
+    for (size_t i = 0; i < bytes.size(); i += sizeof(uint64_t)) {
+      const uint64_t word = random();
+      std::memcpy(bytes.data() + i, &word, std::min(sizeof(word), bytes.size() - i));
+    }
     FileEntry entry{.path = concat("shard_", f, ".bin")};
     if (dice(4) != 0) entry.nbytes = bytes.size();
     model.manifest.files.push_back(entry);
@@ -81,6 +84,25 @@ inline PlanOptions make_options(uint64_t seed) {
   options.split_tensors = dice(4) != 0;
   if (dice(3) == 0) options.dtype = dice(2) ? DType::f32 : DType::f16;
   return options;
+}
+
+// Faults drawn from a seed: most loads meet some, few meet all, and some none.
+inline SimulatedFaults make_faults(uint64_t seed) {
+  std::mt19937_64 random(seed * 104'729 + 3);
+  const auto maybe = [&](uint64_t one_in, double p) { return random() % one_in == 0 ? p : 0.0; };
+  return {
+      .cut = maybe(2, 0.02),
+      .early_end = maybe(3, 0.02),
+      .refuse_open = maybe(2, 0.1),
+      .fatal = maybe(20, 0.05),
+      .fail_upload = maybe(20, 0.02),
+      .fail_allocate = maybe(20, 0.1),
+      .stale_event = maybe(2, 0.2),
+      .abort = maybe(10, 0.002),
+      .no_ranges = random() % 5 == 0,
+      .knows_size = random() % 3 != 0,
+      .longer_by = random() % 30 == 0 ? 1 + random() % 2000 : 0,
+  };
 }
 
 // Tensor `t` as it must come out, decoded in one go.
