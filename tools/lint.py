@@ -82,7 +82,7 @@ def tidy_one(entry: dict, checks: bytes) -> tuple[str, str]:
     if verdict.exists():
         verdict.touch()
         return name, ""
-    lenient = [LENIENT] if path.name.endswith(("_test.cc", "_bench.cc")) else []
+    lenient = [LENIENT] if path.name.endswith(("_test.cc", "_fuzz.cc", "_bench.cc")) else []
     done = subprocess.run(
         [CLANG_TIDY, "--quiet", *lenient, "-p", entry["directory"], str(path)],
         cwd=ROOT, check=False, capture_output=True, text=True,

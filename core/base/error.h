@@ -65,6 +65,7 @@ using Status = std::expected<void, Error>;
 // One text or integer for concat(): a view of what it is made of, in as few stores as possible.
 class Piece {
  public:
+  // NOLINTBEGIN(google-explicit-constructor): concat() takes texts and integers as they are
   Piece(std::string_view text) : text_(text.data()), length_(text.size()) {}
   Piece(const std::string& text) : text_(text.data()), length_(text.size()) {}
   Piece(const char* text) : Piece(std::string_view(text)) {}
@@ -73,6 +74,7 @@ class Piece {
   Piece(T number)
       : number_(static_cast<uint64_t>(number)),
         length_(std::signed_integral<T> ? kSigned : kUnsigned) {}
+  // NOLINTEND(google-explicit-constructor)
 
   void append_to(std::string& out) const;
 

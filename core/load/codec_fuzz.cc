@@ -44,7 +44,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::vector<std::byte> streamed;
     std::minstd_rand random(data[1] + 1u);
     for (Bytes rest = in; !rest.empty();) {
-      const size_t room = random() % (3 * codec.out_bytes);
+      const size_t room = random() % (size_t{3} * codec.out_bytes);
       const uint64_t most = decoder.input_for(room);
       const Bytes piece = rest.first(std::min<uint64_t>(rest.size(), random() % (most + 2)));
       std::vector<std::byte> part(decoder.output_bytes(piece.size()));

@@ -95,7 +95,7 @@ uint64_t cut_before(const TensorEntry& tensor, const Placement& placement, uint6
 }
 
 void cut_segments(const Manifest& manifest, const PlanOptions& options, Plan& plan) {
-  const uint64_t limit = std::max<uint64_t>(options.max_segment_bytes, kCodecMaxUnit * 4);
+  const uint64_t limit = std::max<uint64_t>(options.max_segment_bytes, uint64_t{4} * kCodecMaxUnit);
   uint32_t i = 0;
   const auto count = static_cast<uint32_t>(plan.order.size());
   while (i < count) {

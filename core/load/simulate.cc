@@ -55,6 +55,7 @@ int main(int argc, char** argv) {
   std::vector<Counts> counts(threads);
   {
     std::vector<std::jthread> pool;
+    pool.reserve(threads);
     for (unsigned i = 0; i < threads; ++i) {
       pool.emplace_back([&, i] {
         for (uint64_t seed = next++; seed < first + loads && !wrong; seed = next++) {

@@ -126,6 +126,7 @@ inline std::vector<std::byte> expected_bytes(const SimulatedModel& model, const 
 inline std::string check_buffers(const SimulatedModel& model, const Plan& plan,
                                  const std::vector<std::vector<std::byte>>& buffers, bool staged) {
   std::vector<std::vector<bool>> covered;
+  covered.reserve(buffers.size());
   for (const auto& buffer : buffers) covered.emplace_back(buffer.size());
   for (uint32_t t = 0; t < plan.placements.size(); ++t) {
     const Placement& placement = plan.placements[t];

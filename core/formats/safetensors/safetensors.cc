@@ -138,7 +138,7 @@ Result<Prefix<Manifest>> parse_safetensors(Bytes prefix, std::optional<uint64_t>
     Error error = file_error(ErrorCode::manifest_invalid, path,
                              concat(path, " claims a safetensors header of ", *header_length,
                                     " bytes; the limit is ", kSafetensorsMaxHeader));
-    error.actual = *header_length;
+    error.actual = header_length;
     error.expected = kSafetensorsMaxHeader;
     error.hint = foreign_file_hint(prefix);
     return std::unexpected(std::move(error));
@@ -175,7 +175,7 @@ Result<Prefix<Manifest>> parse_safetensors(Bytes prefix, std::optional<uint64_t>
                              concat(path, " has ", *nbytes, " bytes, but its last tensor ends at ",
                                     end, ": ", *nbytes - end, " bytes belong to no tensor"));
     error.expected = end;
-    error.actual = *nbytes;
+    error.actual = nbytes;
     return std::unexpected(std::move(error));
   }
   out.files[0].nbytes = end;

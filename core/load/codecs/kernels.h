@@ -117,11 +117,11 @@ SLUICE_INLINE void decode_k_nibbles(const std::byte* in, std::byte* out) {
     const float min_low = -(block_min * static_cast<float>(factors[2 * pair + 8]));
     const float min_high = -(block_min * static_cast<float>(factors[2 * pair + 9]));
     for (unsigned half = 0; half < 2; ++half) {
-      const Bytes16 bytes = load16(quants + 32 * pair + 16 * half);
+      const Bytes16 bytes = load16(quants + size_t{32} * pair + size_t{16} * half);
       Bytes16 low = bytes & 15;
       Bytes16 high = bytes >> 4;
       if constexpr (kFive) {
-        const Bytes16 bits = load16(fifths + 16 * half) >> static_cast<uint8_t>(2 * pair);
+        const Bytes16 bits = load16(fifths + size_t{16} * half) >> static_cast<uint8_t>(2 * pair);
         low |= bits << 4 & 16;
         high |= bits << 3 & 16;
       }
@@ -137,9 +137,9 @@ SLUICE_INLINE void decode_q6_k(const std::byte* in, std::byte* out) {
   const float block_scale = Isa::scale_at(in + 208);
   for (unsigned part = 0; part < 4; ++part) {
     const unsigned half = part / 2, side = part % 2;
-    const Bytes16 first = load16(in + 64 * half + 16 * side);
-    const Bytes16 second = load16(in + 64 * half + 16 * side + 32);
-    const Bytes16 upper = load16(in + 128 + 32 * half + 16 * side);
+    const Bytes16 first = load16(in + size_t{64} * half + size_t{16} * side);
+    const Bytes16 second = load16(in + size_t{64} * half + size_t{16} * side + 32);
+    const Bytes16 upper = load16(in + 128 + size_t{32} * half + size_t{16} * side);
     const Bytes16 quants[4] = {
         (first & 15) | (upper << 4 & 48),
         (second & 15) | (upper << 2 & 48),
@@ -185,7 +185,7 @@ SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t unit
       out += some * kFrom.elements * kToBytes;
     }
   } else if constexpr (kFrom.elements > 1) {
-    for (; units > 0; --units, in += kFrom.bytes, out += kFrom.elements * kToBytes) {
+    for (; units > 0; --units, in += kFrom.bytes, out += size_t{kFrom.elements} * kToBytes) {
       decode_block<Isa, from, to>(in, out);
       bool finite = f16_is_finite(in + kFrom.scale_at);
       if constexpr (kFrom.min_at >= 0) finite &= f16_is_finite(in + kFrom.min_at);
@@ -193,7 +193,7 @@ SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t unit
         settle_nans<to>(out, kFrom.elements);
     }
   } else {
-    for (; units >= 16; units -= 16, in += 16 * kFrom.bytes, out += 16 * kToBytes)
+    for (; units >= 16; units -= 16, in += size_t{16} * kFrom.bytes, out += size_t{16} * kToBytes)
       put<Isa, to>(out, 0, load<Isa, from>(in));
     if (units > 0) {
       std::byte last_in[16 * kFrom.bytes] = {}, last_out[16 * kToBytes];
@@ -211,7 +211,7 @@ inline constexpr size_t kStreamBytes = 8 << 20;
 template <class Isa, DType from, DType to>
 void decode(const std::byte* in, std::byte* out, size_t units) {
   if constexpr (requires { Isa::stream(out, in, size_t{}); }) {
-    constexpr size_t kOutBytes = unit_of(from).elements * unit_of(to).bytes;
+    constexpr size_t kOutBytes = size_t{unit_of(from).elements} * unit_of(to).bytes;
     constexpr size_t kUnits = 4096 / kOutBytes;
     if (units >= kStreamBytes / kOutBytes && reinterpret_cast<uintptr_t>(out) % 16 == 0) {
       alignas(64) std::byte scratch[kUnits * kOutBytes];

@@ -13,13 +13,14 @@ struct Scalar {
   static Floats load_f32(const std::byte* in) { return load_as<Floats>(in); }
   static Floats load_f16(const std::byte* in) {
     Floats values;
-    for (unsigned i = 0; i < 16; ++i) values.bits[i] = f32_from_f16(load_as<uint16_t>(in + 2 * i));
+    for (unsigned i = 0; i < 16; ++i)
+      values.bits[i] = f32_from_f16(load_as<uint16_t>(in + size_t{2} * i));
     return values;
   }
   static Floats load_bf16(const std::byte* in) {
     Floats values;
     for (unsigned i = 0; i < 16; ++i)
-      values.bits[i] = static_cast<uint32_t>(load_as<uint16_t>(in + 2 * i)) << 16;
+      values.bits[i] = static_cast<uint32_t>(load_as<uint16_t>(in + size_t{2} * i)) << 16;
     return values;
   }
 
