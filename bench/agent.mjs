@@ -1,10 +1,10 @@
 // Carries out the main process's tasks in a page, in its worker and in Node.
-import { fetchStream, perform, requestDevice } from './contestants.mjs';
+import { byobStream, fetchStream, perform, requestDevice } from './contestants.mjs';
 import { syntheticModel } from './model.mjs';
 
 /**
  * A function that carries out one task and gives what is to be reported. `platform` has `origin`, `loadModel`,
- * `gpu`, and `streams` by name, beside `fetch`.
+ * `gpu`, and `streams` by name, beside `fetch` and `byob`.
  */
 export function createAgent({ origin, loadModel, gpu, streams }) {
   const environments = new Map();
@@ -17,7 +17,7 @@ export function createAgent({ origin, loadModel, gpu, streams }) {
     const { device, adapter, failure } = await requestDevice(gpu, model);
     return { origin, loadModel, model, device, adapter, failure };
   }
-  const allStreams = { fetch: fetchStream, ...streams };
+  const allStreams = { fetch: fetchStream, byob: byobStream, ...streams };
 
   return async (task) => {
     const environment = await environmentOf(task.nbytes);
