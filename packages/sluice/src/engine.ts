@@ -54,7 +54,6 @@ class Engine {
   readonly #options: EngineOptions;
   readonly #transfers = new Map<number, Transfer>();
   #pumping = false;
-  #again = false;
   #ended = false;
   /** The loader was told to stop; of the commands that it gave before, only SETTLING ones still count. */
   #stopping = false;
@@ -126,36 +125,26 @@ class Engine {
       this.#fault(error);
       return;
     }
-    if (this.#pumping) {
-      this.#again = true;
-      return;
-    }
-    void this.#pump();
+    if (!this.#pumping) void this.#pump();
   }
 
   async #pump(): Promise<void> {
     this.#pumping = true;
     try {
-      do {
-        this.#again = false;
-        for (
-          let commands = this.#model.poll();
-          commands.length > 0;
-          commands = this.#model.poll()
-        ) {
-          for (const command of commands) {
-            if (this.#stopping && !SETTLING.has(command.op)) continue;
-            try {
-              const pending = this.#execute(command);
-              if (pending) await pending;
-            } catch (error) {
-              // The sink refused bytes, or a callback threw; the loader ends the load and says what to stop
-              this.#stop(error);
-            }
+      this.#report();
+      // Events that come meanwhile are answered by the next poll
+      for (let commands = this.#model.poll(); commands.length > 0; commands = this.#model.poll()) {
+        for (const command of commands) {
+          if (this.#stopping && !SETTLING.has(command.op)) continue;
+          try {
+            const pending = this.#execute(command);
+            if (pending) await pending;
+          } catch (error) {
+            // The sink refused bytes, or a callback threw; the loader ends the load and says what to stop
+            this.#stop(error);
           }
         }
-      } while (this.#again);
-      this.#report();
+      }
       if (this.#model.finished) this.#end();
     } catch (error) {
       this.#fault(error);

@@ -7,7 +7,7 @@ import { blobModel } from './sources/blob.js';
 import { httpModel } from './sources/http_model.js';
 import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './sources/model_files.js';
 import type { ModelPlace } from './worker_protocol.js';
-import { asSluiceError } from './errors.js';
+import { asSluiceError, SluiceError } from './errors.js';
 
 export { SluiceError } from './errors.js';
 export type { ErrorCode, ErrorDetails } from './errors.js';
@@ -25,11 +25,14 @@ let compiled: Promise<WebAssembly.Module> | undefined;
 
 /** The loader's wasm lies beside this file; compiled once a page, and again after a failure. */
 function loaderModule(): Promise<WebAssembly.Module> {
-  compiled ??= WebAssembly.compileStreaming(
-    fetch(new URL('./sluice_loader.wasm', import.meta.url)),
-  ).catch((error: unknown) => {
+  const { href } = new URL('./sluice_loader.wasm', import.meta.url);
+  compiled ??= WebAssembly.compileStreaming(fetch(href)).catch((cause: unknown) => {
     compiled = undefined;
-    throw error;
+    throw new SluiceError('internal', `${href} does not load: ${asSluiceError(cause).message}`, {
+      file: href,
+      hint: "serve it beside the package's JavaScript, with the type application/wasm",
+      cause,
+    });
   });
   return compiled;
 }
