@@ -40,7 +40,7 @@ let lastSource: ModelSource | undefined;
 let model: Model | undefined;
 
 /** Table and inspector lie one below the other. */
-const isNarrow = (): boolean => matchMedia('(max-width: 899px)').matches;
+const isNarrow = (): boolean => matchMedia('(max-width: 1099px)').matches;
 
 async function start(source: ModelSource): Promise<void> {
   if (running) return;

@@ -242,14 +242,15 @@ function spacer(height: number): HTMLTableRowElement {
   return row;
 }
 
-/** The name in two parts, the first of which may be cut short: what differs is mostly at the end. */
+/** The name in two parts, the first of which may be cut short at its front: what differs is behind it. */
 function nameParts(name: string): HTMLElement[] {
   const dots = [...name.matchAll(/\./g)].map(({ index }) => index);
   const cut = (dots.at(-2) ?? -1) + 1;
   const end = name.slice(cut);
   const tail = create('span', { class: 'tail' }, end);
   if (cut === 0) return [tail];
-  const head = create('span', { class: 'head' }, name.slice(0, cut));
+  const begin = create('bdi', { dir: 'ltr' }, name.slice(0, cut));
+  const head = create('span', { class: 'head' }, begin);
   // All letters are equally wide
   head.style.maxWidth = `max(2ch, 100% - ${end.length}ch)`;
   return [head, tail];
