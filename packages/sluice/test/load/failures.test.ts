@@ -155,6 +155,31 @@ describe('loads that end early', { timeout: 120_000 }, () => {
     });
   }
 
+  for (const upload of ['ring', 'writeBuffer'] as const) {
+    test(`a callback that throws while transfers wait for a slot, by ${upload}`, async () => {
+      // Uploads are commanded in one breath with the tensors that earlier ones complete
+      const small = Array.from({ length: 60 }, (_, i) => randomTensor(`t${i}`, 'int8', [3001], i));
+      Object.assign(server.files, served(tensorCacheFiles([small]), '/small/'));
+      const buffers = trackBuffers(device);
+      for (let count = 1; count <= small.length; count += 2) {
+        let left = count;
+        const load = loadModel(`${server.origin}/small/`, {
+          device,
+          upload,
+          budgetBytes: 40_000,
+          onTensor: () => {
+            if (--left === 0) throw new Error('enough');
+          },
+        });
+        const late = sleep(5000, 'it hangs', { ref: false });
+        const outcome = await Promise.race([load.catch((error: unknown) => error), late]);
+        assert.match(String(outcome), /enough/, `at tensor ${count}`);
+        assert.equal(buffers.count, 0);
+      }
+      await quiet();
+    });
+  }
+
   test('a consumer that throws or rejects ends the load with what it threw', async () => {
     for (const consume of [
       () => {
