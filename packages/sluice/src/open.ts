@@ -29,7 +29,7 @@ export async function openModel(
     for (let request = model.request(); request; request = model.request()) {
       const { path, begin, end } = request;
       const found = await readRange(source, path, begin, end, signal);
-      if (found === undefined) model.missing();
+      if (found === undefined) missing(model, source.describe(path));
       else model.provide(found.bytes, found.fileBytes);
     }
     return model;
@@ -37,6 +37,16 @@ export async function openModel(
     throw signal?.aborted ? aborted(signal) : withHint(error, source.hint);
   } finally {
     signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Says that there is no such file. The core knows paths; the place as a person would name it is added here. */
+function missing(model: LoaderModel, place: string): void {
+  try {
+    model.missing();
+  } catch (error) {
+    if (!(error instanceof SluiceError)) throw error;
+    throw new SluiceError(error.code, `${error.message}; looked last at ${place}`, error.toJSON());
   }
 }
 
@@ -50,7 +60,7 @@ function withHint(error: unknown, hint: string | undefined): unknown {
   const { code, message, cause, retryable, retryAfterMs } = error;
   return new SluiceError(code, message, {
     ...error.toJSON(),
-    hint: error.hint === undefined ? hint : `${error.hint} ${hint}`,
+    hint: error.hint === undefined ? hint : `${error.hint}. ${hint}`,
     retryable,
     ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
     cause,
