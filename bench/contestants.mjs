@@ -30,7 +30,7 @@ export async function byobStream(url, range, take) {
   const response = await fetch(url, { cache: 'no-store', headers: rangeHeader(range) });
   if (!response.ok) throw new Error(`${url}: status ${response.status}`);
   const reader = response.body.getReader({ mode: 'byob' });
-  for (let buffer = new ArrayBuffer(256 * 1024); ; ) {
+  for (let buffer = new ArrayBuffer(256 * 1024); ;) {
     const { done, value } = await reader.read(new Uint8Array(buffer));
     if (done) return;
     const pending = take(value);
