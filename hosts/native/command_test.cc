@@ -34,13 +34,14 @@ TEST(Command, SaysWhatItIs) {
   const CommandResult version = run_command({"--version"});
   EXPECT_EQ(version.status, 0);
   EXPECT_TRUE(version.out.starts_with("sluice 0.")) << version.out;
-  for (const char* subcommand : {"inspect", "pack", "load"}) {
+  for (const char* subcommand : {"inspect", "pack", "load", "verify", "serve"}) {
     const CommandResult help = run_command({subcommand, "--help"});
     EXPECT_EQ(help.status, 0);
     EXPECT_TRUE(help.out.contains("PATH")) << help.out;
   }
   EXPECT_TRUE(run_command({"--help"}).out.contains("Exit status"));
   EXPECT_TRUE(run_command({"pack", "--help"}).out.contains("Lossy"));
+  EXPECT_TRUE(run_command({"synth", "--help"}).out.contains("gemma-4-e2b"));
 }
 
 TEST(Command, WrongUseIsStatus2) {

@@ -16,8 +16,6 @@
 namespace sluice {
 namespace {
 
-constexpr uint64_t kChecksumBlock = 1ull << 20;
-
 Error aborted() { return {.code = ErrorCode::aborted, .message = "interrupted"}; }
 
 // Answers the opener's request.
@@ -39,64 +37,6 @@ Status answer(Opener& opener, const Opener::Request& request, const std::string&
   std::vector<std::byte> bytes(end - std::min(end, request.begin));
   SLUICE_TRY(read_at(file->descriptor, request.begin, bytes, path));
   return opener.provide(bytes, known);
-}
-
-// Holds the files of the manifest against the file system.
-Status check_files(Model& model) {
-  for (uint32_t f = 0; f < model.manifest.files.size(); ++f) {
-    FileEntry& entry = model.manifest.files[f];
-    const std::string path = model.file_path(f);
-    auto file = open_input(path);
-    if (!file) {
-      Error error = std::move(file).error();
-      if (error.code == ErrorCode::not_found) {
-        error.message =
-            concat(quote(path), ", which ", model.manifest_path, " names, does not exist");
-        error.hint = "download it, or copy it beside its manifest";
-      }
-      return std::unexpected(std::move(error));
-    }
-    if (entry.nbytes && *entry.nbytes != file->nbytes) {
-      const bool shorter = file->nbytes < *entry.nbytes;
-      return std::unexpected(Error{
-          .code = shorter ? ErrorCode::truncated : ErrorCode::size_mismatch,
-          .message = concat(quote(path), " has ", file->nbytes, " bytes; ", model.manifest_path,
-                            " promises ", *entry.nbytes),
-          .file = path,
-          .expected = entry.nbytes,
-          .actual = file->nbytes,
-          .hint =
-              shorter ? "download it again" : "the file and its manifest do not belong together",
-      });
-    }
-    entry.nbytes = file->nbytes;
-  }
-  return validate(model.manifest, model.manifest_path);
-}
-
-Result<Model> find_model(const std::string& path) {
-  std::error_code ignored;
-  const bool is_folder = std::filesystem::is_directory(path, ignored);
-  Model model;
-  model.folder = is_folder && !path.ends_with('/') ? path + '/' : std::string(folder_of(path));
-  Opener opener(is_folder ? std::string_view() : file_name_of(path));
-  // A copy: the answer replaces the request
-  while (const std::optional<Opener::Request> request = opener.request()) {
-    Status status = answer(opener, *request, model.folder);
-    if (status) continue;
-    Error error = std::move(status).error();
-    if (error.code == ErrorCode::not_found && !error.hint.empty()) {
-      // The opener speaks of URLs
-      error.message += concat(" in ", quote(model.folder.empty() ? "./" : model.folder));
-      error.hint = is_folder ? "give the path of the file itself" : "check the path";
-    }
-    if (!error.file.empty() && !error.file.starts_with(model.folder))
-      error.file.insert(0, model.folder);
-    return std::unexpected(std::move(error));
-  }
-  model.manifest_path = opener.manifest_path();
-  model.manifest = opener.take_manifest();
-  return model;
 }
 
 // Carries out a loader's commands. Everything is done when its command is, so each event follows
@@ -233,44 +173,69 @@ class FileHost {
 
 }  // namespace
 
-Result<Model> open_model(const std::string& path) {
+Result<Model> find_model(const std::string& path) {
   if (path.empty())
     return std::unexpected(
         Error{.code = ErrorCode::invalid_argument, .message = "the model's path is empty"});
-  SLUICE_ASSIGN(Model model, find_model(path));
-  SLUICE_TRY(check_files(model));
+  std::error_code ignored;
+  const bool is_folder = std::filesystem::is_directory(path, ignored);
+  Model model;
+  model.folder = is_folder && !path.ends_with('/') ? path + '/' : std::string(folder_of(path));
+  Opener opener(is_folder ? std::string_view() : file_name_of(path));
+  // A copy: the answer replaces the request
+  while (const std::optional<Opener::Request> request = opener.request()) {
+    Status status = answer(opener, *request, model.folder);
+    if (status) continue;
+    Error error = std::move(status).error();
+    if (error.code == ErrorCode::not_found && !error.hint.empty()) {
+      // The opener speaks of URLs
+      error.message += concat(" in ", quote(model.folder.empty() ? "./" : model.folder));
+      error.hint = is_folder ? "give the path of the file itself" : "check the path";
+    }
+    if (!error.file.empty() && !error.file.starts_with(model.folder))
+      error.file.insert(0, model.folder);
+    return std::unexpected(std::move(error));
+  }
+  model.manifest_path = opener.manifest_path();
+  model.manifest = opener.take_manifest();
   return model;
 }
 
-Result<uint32_t> verify_checksums(const Model& model, const std::atomic<bool>* stop) {
-  const auto block = std::make_unique_for_overwrite<std::byte[]>(kChecksumBlock);
-  uint32_t verified = 0;
-  for (uint32_t f = 0; f < model.manifest.files.size(); ++f) {
-    const FileEntry& entry = model.manifest.files[f];
-    if (entry.md5.empty()) continue;
-    const std::string path = model.file_path(f);
-    SLUICE_ASSIGN(const InputFile file, open_input(path));
-    Digest digest(Digest::Kind::md5);
-    for (uint64_t offset = 0; offset < file.nbytes;) {
-      if (stop != nullptr && stop->load(std::memory_order_relaxed))
-        return std::unexpected(aborted());
-      const uint64_t n = std::min(kChecksumBlock, file.nbytes - offset);
-      SLUICE_TRY(read_at(file.descriptor, offset, {block.get(), n}, path));
-      digest.update({block.get(), n});
-      offset += n;
+Result<uint64_t> check_file(const Model& model, uint32_t file) {
+  const FileEntry& entry = model.manifest.files[file];
+  const std::string path = model.file_path(file);
+  const auto found = open_input(path);
+  if (!found) {
+    Error error = found.error();
+    if (error.code == ErrorCode::not_found) {
+      error.message =
+          concat(quote(path), ", which ", model.manifest_path, " names, does not exist");
+      error.hint = "download it, or copy it beside its manifest";
     }
-    const std::string actual = digest.finish();
-    if (actual != entry.md5)
-      return std::unexpected(Error{
-          .code = ErrorCode::checksum_mismatch,
-          .message = concat(quote(path), " has the MD5 digest ", actual, "; ", model.manifest_path,
-                            " promises ", entry.md5),
-          .file = path,
-          .hint = "download it again",
-      });
-    ++verified;
+    return std::unexpected(std::move(error));
   }
-  return verified;
+  if (entry.nbytes && *entry.nbytes != found->nbytes) {
+    const bool shorter = found->nbytes < *entry.nbytes;
+    return std::unexpected(Error{
+        .code = shorter ? ErrorCode::truncated : ErrorCode::size_mismatch,
+        .message = concat(quote(path), " has ", found->nbytes, " bytes; ", model.manifest_path,
+                          " promises ", *entry.nbytes),
+        .file = path,
+        .expected = entry.nbytes,
+        .actual = found->nbytes,
+        .hint = shorter ? "download it again" : "the file and its manifest do not belong together",
+    });
+  }
+  return found->nbytes;
+}
+
+Result<Model> open_model(const std::string& path) {
+  SLUICE_ASSIGN(Model model, find_model(path));
+  for (uint32_t f = 0; f < model.manifest.files.size(); ++f) {
+    SLUICE_ASSIGN(model.manifest.files[f].nbytes, check_file(model, f));
+  }
+  SLUICE_TRY(validate(model.manifest, model.manifest_path));
+  return model;
 }
 
 Status Sink::allocate(uint32_t, uint64_t, const TensorEntry&) { return {}; }

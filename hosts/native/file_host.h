@@ -25,20 +25,22 @@ namespace sluice {
 struct Model {
   std::string folder = {};         // with its '/' at the end; empty for the current folder
   std::string manifest_path = {};  // the manifest or single file, relative to `folder`
-  Manifest manifest = {};          // validated; every file is there and of the size given
+  Manifest manifest = {};          // validated; from open_model(), every file has its size
 
   // A file of the manifest, as open() takes it.
   std::string file_path(uint32_t file) const { return folder + manifest.files[file].path; }
 };
 
-// Finds and reads the manifest at `path`, a file or a folder, and holds the files that it names
-// against it. Errors: the formats' own; not_found; truncated or size_mismatch where a file is
-// shorter or longer than promised; io.
-Result<Model> open_model(const std::string& path);
+// Finds and reads the manifest at `path`, a file or a folder. The files that it names are not
+// looked at yet. Errors: the formats' own; not_found; io.
+Result<Model> find_model(const std::string& path);
 
-// Reads every file that has an MD5 digest in its manifest. Returns how many. Errors:
-// checksum_mismatch, aborted, io, truncated.
-Result<uint32_t> verify_checksums(const Model& model, const std::atomic<bool>* stop = nullptr);
+// Holds a file of the manifest against the file system. Returns its size in bytes. Errors:
+// not_found; truncated or size_mismatch where it is shorter or longer than promised; io.
+Result<uint64_t> check_file(const Model& model, uint32_t file);
+
+// find_model(), then check_file() for every file, and every tensor's range against its file.
+Result<Model> open_model(const std::string& path);
 
 // What is done with the bytes of a load. All of one tensor's bytes come in order, one tensor after
 // another in the order of Plan::order; tensors without bytes come first.

@@ -4,6 +4,7 @@
 
 #include "core/base/expect_error.h"
 #include "hosts/native/test_support.h"
+#include "hosts/native/verify.h"
 
 namespace sluice {
 namespace {

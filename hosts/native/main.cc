@@ -1,6 +1,7 @@
 // The command `sluice`. What it prints and returns is described in docs/command.md.
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -22,8 +23,11 @@
 #include "hosts/native/digest.h"
 #include "hosts/native/file.h"
 #include "hosts/native/file_host.h"
+#include "hosts/native/http_server.h"
 #include "hosts/native/pack.h"
+#include "hosts/native/synth.h"
 #include "hosts/native/text.h"
+#include "hosts/native/verify.h"
 
 namespace sluice {
 namespace {
@@ -104,6 +108,30 @@ struct LoadArguments : Common {
   std::string digests;
   bool discard = false;
   bool verify = false;
+};
+
+struct VerifyArguments : Common {};
+
+// What a synthetic model is made from.
+struct ShapeArguments {
+  std::string shape;
+  std::vector<std::string> tensors;
+  uint64_t seed = 0;
+  std::string dtype = "stored";
+  std::string shard_size = "32MiB";
+  uint32_t repeat = 1;
+};
+
+struct SynthArguments : Common, ShapeArguments {
+  std::string output;
+  bool manifest_only = false;
+  bool force = false;
+};
+
+struct ServeArguments : Common, ShapeArguments {
+  std::string host = "127.0.0.1";
+  uint16_t port = 0;
+  bool until_stdin_closes = false;
 };
 
 // The size of an option whose text was checked while it was parsed.
@@ -377,15 +405,149 @@ Status load(const LoadArguments& arguments) {
   return print(out);
 }
 
+// --- verify
+
+// A file that ends early is one for each tensor in it
+constexpr size_t kMaxProblemLines = 20;
+
+void print_error(const Error& error) {
+  std::fputs(concat("sluice: ", printable(to_string(error)), "\n").c_str(), stderr);
+}
+
+// Whether nothing is wrong with the model.
+Result<bool> verify(const VerifyArguments& arguments) {
+  const auto start = Clock::now();
+  ProgressBar bar(arguments.quiet);
+  const LoadControl control{.stop = &stop,
+                            .on_progress = [&](const Progress& progress) { bar.update(progress); }};
+  const auto report = verify_model(arguments.path, control);
+  bar.clear();
+  if (!report) return std::unexpected(report.error());
+  const double seconds = seconds_since(start);
+  const Manifest& manifest = report->model.manifest;
+  for (size_t p = 0; p < std::min(report->problems.size(), kMaxProblemLines); ++p)
+    print_error(report->problems[p]);
+  if (report->problems.size() > kMaxProblemLines)
+    std::fputs(concat("sluice: … and ", report->problems.size() - kMaxProblemLines,
+                      " more problems; --json has them all\n")
+                   .c_str(),
+               stderr);
+  if (arguments.json) {
+    Json problems = Json::array();
+    for (const Error& problem : report->problems) problems.push_back(Json::parse(to_json(problem)));
+    SLUICE_TRY(print(json_text({{"format", manifest.format},
+                                {"manifest", report->model.manifest_path},
+                                {"tensors", manifest.tensors.size()},
+                                {"files", manifest.files.size()},
+                                {"checksums", report->checksums},
+                                {"bytes_read", report->bytes_read},
+                                {"seconds", seconds},
+                                {"ok", report->problems.empty()},
+                                {"problems", problems}})));
+  } else if (!arguments.quiet) {
+    const size_t n = report->problems.size();
+    const std::string outcome =
+        n == 0 ? "nothing is wrong" : concat(n, " problem", n == 1 ? "" : "s");
+    SLUICE_TRY(print(concat(printable(report->model.manifest_path), ": ", manifest.format, ", ",
+                            manifest.tensors.size(), " tensors in ", manifest.files.size(),
+                            " files, ", report->checksums, " of them with a checksum; ",
+                            report->bytes_read, " bytes (", format_bytes(report->bytes_read),
+                            ") read in ", format_number(seconds, 3), " s: ", outcome, "\n")));
+  }
+  return report->problems.empty();
+}
+
+// --- synth
+
+Result<SynthModel> make_synth(const ShapeArguments& arguments) {
+  std::vector<SynthTensor> tensors;
+  if (!arguments.shape.empty()) {
+    SLUICE_ASSIGN(tensors, synth_shape(arguments.shape));
+  }
+  for (const std::string& text : arguments.tensors) {
+    SLUICE_ASSIGN(SynthTensor tensor, parse_synth_tensor(text));
+    tensors.push_back(std::move(tensor));
+  }
+  return SynthModel::make(arguments.shape.empty() ? "free form" : arguments.shape, tensors,
+                          {.seed = arguments.seed,
+                           .dtype = dtype_of(arguments.dtype),
+                           .shard_bytes = size_of(arguments.shard_size),
+                           .repeat = arguments.repeat});
+}
+
+std::string synth_text(const SynthModel& model) {
+  return concat(model.layout().tensors.size(), " tensors, ", model.nbytes(), " bytes (",
+                format_bytes(model.nbytes()), ") in ", model.layout().shards.size(), " shards");
+}
+
+Status synth(const SynthArguments& arguments) {
+  const auto start = Clock::now();
+  SLUICE_ASSIGN(const SynthModel model, make_synth(arguments));
+  if (arguments.manifest_only) return print(model.manifest());
+  if (arguments.output.empty())
+    return std::unexpected(
+        Error{.code = ErrorCode::invalid_argument,
+              .message = concat("there is no place for ", synth_text(model)),
+              .hint = "give --output DIR, or --manifest-only to see the manifest alone"});
+  ProgressBar bar(arguments.quiet);
+  const LoadControl control{.stop = &stop,
+                            .on_progress = [&](const Progress& progress) { bar.update(progress); }};
+  const auto written = write_synth(model, arguments.output, arguments.force, control);
+  bar.clear();
+  if (!written) return std::unexpected(written.error());
+  const double seconds = seconds_since(start);
+  if (arguments.json)
+    return print(json_text({{"output", arguments.output},
+                            {"tensors", written->tensors.size()},
+                            {"shards", written->shards.size()},
+                            {"output_bytes", model.nbytes()},
+                            {"seconds", seconds},
+                            {"output_gb_per_second", gb_per_second(model.nbytes(), seconds)}}));
+  if (arguments.quiet) return {};
+  return print(concat(synth_text(model), " in ", arguments.output, "\n", format_number(seconds, 3),
+                      " s, ", format_number(gb_per_second(model.nbytes(), seconds), 2), " GB/s\n"));
+}
+
+// --- serve
+
+Status serve(const ServeArguments& arguments) {
+  const bool synthetic = !arguments.shape.empty() || !arguments.tensors.empty();
+  if (synthetic != arguments.path.empty())
+    return std::unexpected(
+        Error{.code = ErrorCode::invalid_argument,
+              .message = synthetic ? "both a folder and a synthetic model are given"
+                                   : "neither a folder nor a synthetic model is given",
+              .hint = "give the path of a folder, or --synth SHAPE, or --tensor"});
+  std::string description = arguments.path;
+  SLUICE_ASSIGN(const std::unique_ptr<Site> site, [&]() -> Result<std::unique_ptr<Site>> {
+    if (!synthetic) return make_folder_site(arguments.path);
+    SLUICE_ASSIGN(SynthModel model, make_synth(arguments));
+    description = concat(kCacheManifestName, ": ", synth_text(model));
+    return make_synth_site(std::move(model));
+  }());
+  SLUICE_ASSIGN(const std::unique_ptr<HttpServer> server,
+                HttpServer::listen(*site, arguments.host, arguments.port));
+  SLUICE_TRY(print(arguments.json ? Json{{"origin", server->origin()}}.dump() + "\n"
+                                  : server->origin() + "\n"));
+  if (!arguments.json && !arguments.quiet)
+    SLUICE_TRY(print(concat(printable(description), "; Ctrl-C ends\n")));
+  server->run(arguments.until_stdin_closes ? STDIN_FILENO : -1);
+  return {};
+}
+
 // --- The command line
+
+void add_output_flags(CLI::App* app, Common& common) {
+  app->add_flag("--json", common.json, "Print one JSON document instead of text");
+  app->add_flag("-q,--quiet", common.quiet, "Neither progress nor a summary");
+}
 
 void add_common(CLI::App* app, Common& common) {
   app->add_option("PATH", common.path,
                   "A model: a folder, tensor-cache.json, *.safetensors, *.safetensors.index.json "
                   "or *.gguf")
       ->required();
-  app->add_flag("--json", common.json, "Print one JSON document instead of text");
-  app->add_flag("-q,--quiet", common.quiet, "Neither progress nor a summary");
+  add_output_flags(app, common);
 }
 
 void add_size(CLI::App* app, const std::string& name, std::string& value,
@@ -407,8 +569,42 @@ void add_dtype(CLI::App* app, std::string& value) {
       ->capture_default_str();
 }
 
+void add_shape(CLI::App* app, const std::string& name, ShapeArguments& shape) {
+  app->add_option(name, shape.shape,
+                  concat("What to imitate: ", synth_shape_names(),
+                         ", or a JSON file, such as `sluice inspect --json` prints"))
+      ->type_name("SHAPE");
+  app->add_option("--tensor", shape.tensors,
+                  "A further tensor, as name:dtype:4096x1024; may be given several times")
+      ->type_name("TENSOR")
+      ->allow_extra_args(false);
+  app->add_option("--seed", shape.seed, "What the bytes depend on")->capture_default_str();
+  app->add_option("--dtype", shape.dtype, "The type of all floating-point tensors")
+      ->check(CLI::IsMember({"stored", "float32", "float16", "bfloat16"}))
+      ->capture_default_str();
+  add_size(app, "--shard-size", shape.shard_size,
+           "The largest shard; a larger tensor has a shard of its own");
+  app->add_option("--repeat", shape.repeat, "All tensors so many times over, under other names")
+      ->check(CLI::Range(1u, 1'000'000u))
+      ->capture_default_str();
+}
+
+// What a subcommand leaves: its status, or whether the model is in order.
+int finish(const Result<bool>& outcome, bool json) {
+  if (outcome) return *outcome ? 0 : kModelFault;
+  const Error& error = outcome.error();
+  print_error(error);
+  if (json) (void)print(json_text({{"error", Json::parse(to_json(error))}}));
+  return exit_status(error.code);
+}
+
+Result<bool> done(const Status& status) {
+  if (!status) return std::unexpected(status.error());
+  return true;
+}
+
 int run(int argc, char** argv) {
-  CLI::App app("Inspects, packs and loads models for the web.", "sluice");
+  CLI::App app("Inspects, packs, loads, verifies and serves models for the web.", "sluice");
   app.set_version_flag("--version", "sluice " SLUICE_VERSION);
   app.require_subcommand(1);
   app.footer(kFooter);
@@ -449,6 +645,39 @@ int run(int argc, char** argv) {
   load_command->add_flag("--verify", load_arguments.verify,
                          "First hold every file against its checksum in the manifest");
 
+  VerifyArguments verify_arguments;
+  CLI::App* const verify_command = app.add_subcommand(
+      "verify",
+      "Check a model on disk: its manifest, sizes, ranges and checksums. Tells all that is wrong.");
+  add_common(verify_command, verify_arguments);
+
+  SynthArguments synth_arguments;
+  CLI::App* const synth_command = app.add_subcommand(
+      "synth",
+      "Write a synthetic model: names, types and shapes of a real one, bytes from a seed.");
+  add_shape(synth_command, "SHAPE", synth_arguments);
+  synth_command->add_option("-o,--output", synth_arguments.output, "The folder to write to");
+  synth_command->add_flag("--manifest-only", synth_arguments.manifest_only,
+                          "Print tensor-cache.json, without checksums, and write nothing");
+  synth_command->add_flag("--force", synth_arguments.force,
+                          "Replace another model in the output folder");
+  add_output_flags(synth_command, synth_arguments);
+
+  ServeArguments serve_arguments;
+  CLI::App* const serve_command = app.add_subcommand(
+      "serve",
+      "Serve a folder, or a synthetic model that takes no disk, over HTTP. The first line printed "
+      "is the origin.");
+  serve_command->add_option("PATH", serve_arguments.path, "The folder to serve");
+  add_shape(serve_command, "--synth", serve_arguments);
+  serve_command->add_option("--host", serve_arguments.host, "The IP address to listen on")
+      ->capture_default_str();
+  serve_command->add_option("--port", serve_arguments.port, "The port; 0 takes a free one")
+      ->capture_default_str();
+  serve_command->add_flag("--until-stdin-closes", serve_arguments.until_stdin_closes,
+                          "End when the standard input does");
+  add_output_flags(serve_command, serve_arguments);
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -457,29 +686,40 @@ int run(int argc, char** argv) {
 
   set_up_signals();
   bool json = false;
-  Status status;
-  try {
+  const auto outcome = [&]() -> Result<bool> {
     if (inspect_command->parsed()) {
       json = inspect_arguments.json;
-      status = inspect(inspect_arguments);
-    } else if (pack_command->parsed()) {
-      json = pack_arguments.json;
-      status = pack(pack_arguments);
-    } else {
-      json = load_arguments.json;
-      status = load(load_arguments);
+      return done(inspect(inspect_arguments));
     }
+    if (pack_command->parsed()) {
+      json = pack_arguments.json;
+      return done(pack(pack_arguments));
+    }
+    if (load_command->parsed()) {
+      json = load_arguments.json;
+      return done(load(load_arguments));
+    }
+    if (verify_command->parsed()) {
+      json = verify_arguments.json;
+      return verify(verify_arguments);
+    }
+    if (synth_command->parsed()) {
+      json = synth_arguments.json;
+      return done(synth(synth_arguments));
+    }
+    json = serve_arguments.json;
+    return done(serve(serve_arguments));
+  };
+  try {
+    return finish(outcome(), json);
   } catch (const std::bad_alloc&) {
-    status = std::unexpected(
-        Error{.code = ErrorCode::out_of_device_memory, .message = "no memory is left"});
+    return finish(std::unexpected(Error{.code = ErrorCode::out_of_device_memory,
+                                        .message = "no memory is left"}),
+                  json);
   } catch (const std::exception& exception) {
-    status = std::unexpected(Error{.code = ErrorCode::internal, .message = exception.what()});
+    return finish(std::unexpected(Error{.code = ErrorCode::internal, .message = exception.what()}),
+                  json);
   }
-  if (status) return 0;
-  const Error& error = status.error();
-  std::fputs(concat("sluice: ", printable(to_string(error)), "\n").c_str(), stderr);
-  if (json) (void)print(json_text({{"error", Json::parse(to_json(error))}}));
-  return exit_status(error.code);
 }
 
 }  // namespace

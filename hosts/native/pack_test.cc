@@ -5,6 +5,7 @@
 #include "core/base/expect_error.h"
 #include "core/formats/tensor_cache/tensor_cache.h"
 #include "hosts/native/test_support.h"
+#include "hosts/native/verify.h"
 
 namespace sluice {
 namespace {
