@@ -103,8 +103,8 @@ class GgufParser {
   std::unexpected<Error> invalid(std::string message) const {
     return std::unexpected(error(ErrorCode::manifest_invalid, std::move(message)));
   }
-  std::unexpected<Error> tensor_fault(ErrorCode code, std::string_view tensor, std::string_view fault,
-                                      std::string hint = {}) const {
+  std::unexpected<Error> tensor_fault(ErrorCode code, std::string_view tensor,
+                                      std::string_view fault, std::string hint = {}) const {
     Error out = error(code, concat("tensor ", quote(tensor), " of ", path_, " ", fault));
     out.tensor = tensor;
     out.hint = std::move(hint);

@@ -111,13 +111,13 @@ SLUICE_INLINE void decode_k_nibbles(const std::byte* in, std::byte* out) {
   uint8_t factors[16];  // eight for the scale, eight for the min
   __builtin_memcpy(factors, words, sizeof(factors));
 
-  for (unsigned pair = 0; pair < 4; ++pair) {  // the two groups that share 32 bytes of quants
+  for (size_t pair = 0; pair < 4; ++pair) {  // the two groups that share 32 bytes of quants
     const float scale_low = block_scale * static_cast<float>(factors[2 * pair]);
     const float scale_high = block_scale * static_cast<float>(factors[2 * pair + 1]);
     const float min_low = -(block_min * static_cast<float>(factors[2 * pair + 8]));
     const float min_high = -(block_min * static_cast<float>(factors[2 * pair + 9]));
     for (unsigned half = 0; half < 2; ++half) {
-      const Bytes16 bytes = load16(quants + size_t{32} * pair + size_t{16} * half);
+      const Bytes16 bytes = load16(quants + 32 * pair + size_t{16} * half);
       Bytes16 low = bytes & 15;
       Bytes16 high = bytes >> 4;
       if constexpr (kFive) {
