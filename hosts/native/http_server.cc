@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -39,7 +40,7 @@ using Tcp = asio::ip::tcp;
 
 constexpr size_t kMaxConnections = 256;
 constexpr int kIdleMs = 60'000;
-constexpr uint64_t kFileBlock = 256ull << 10;  // fits into a core's cache beside the socket's own
+constexpr uint64_t kFileBlock = 1ull << 30;  // sendfile() takes no more than 2 GiB at a time
 // Few system calls, and stamps that stay in a core's cache
 constexpr uint64_t kSynthBlock = 8ull << 20;
 
@@ -65,14 +66,8 @@ class FileResource : public Resource {
   std::string_view content_type() const override { return content_type_of(path_); }
   std::string etag() const override { return etag_; }
 
-  bool send(uint64_t begin, uint64_t end, const SendRuns& send) const override {
-    const auto block = std::make_unique_for_overwrite<std::byte[]>(kFileBlock);
-    while (begin < end) {
-      const MutableBytes bytes(block.get(), std::min(kFileBlock, end - begin));
-      if (!read_at(file_.descriptor, begin, bytes, path_) || !send({bytes})) return false;
-      begin += bytes.size();
-    }
-    return true;
+  bool send(uint64_t begin, uint64_t end, Outlet& outlet) const override {
+    return outlet.send_file(file_.descriptor, begin, end);
   }
 
  private:
@@ -112,8 +107,8 @@ class TextResource : public Resource {
   uint64_t nbytes() const override { return text_.size(); }
   std::string_view content_type() const override { return "application/json"; }
   std::string etag() const override { return etag_; }
-  bool send(uint64_t begin, uint64_t end, const SendRuns& send) const override {
-    return send({as_bytes(text_.substr(begin, end - begin))});
+  bool send(uint64_t begin, uint64_t end, Outlet& outlet) const override {
+    return outlet.send({as_bytes(text_.substr(begin, end - begin))});
   }
 
  private:
@@ -130,13 +125,13 @@ class ShardResource : public Resource {
   std::string_view content_type() const override { return "application/octet-stream"; }
   std::string etag() const override { return etag_; }
 
-  bool send(uint64_t begin, uint64_t end, const SendRuns& send) const override {
+  bool send(uint64_t begin, uint64_t end, Outlet& outlet) const override {
     ByteRuns runs;
     std::vector<uint64_t> stamps;
     while (begin < end) {
       const uint64_t n = std::min(kSynthBlock, end - begin);
       model_.bytes().gather(shard_, begin, n, runs, stamps);
-      if (!send(runs)) return false;
+      if (!outlet.send(runs)) return false;
       begin += n;
     }
     return true;
@@ -246,7 +241,7 @@ std::string_view field(const Request& request, http::field name) {
 }
 
 // One client, from its first request to its last.
-class Connection {
+class Connection : private Outlet {
  public:
   Connection(Tcp::socket& socket, const Site& site) : socket_(socket), site_(site) {}
 
@@ -312,10 +307,11 @@ class Connection {
     if (!path) return plain(http::status::bad_request);
     const auto resource = site_.find(*path);
     if (!resource) return plain(http::status::not_found);
-    return send(request, response, *resource, head);
+    return send_resource(request, response, *resource, head);
   }
 
-  bool send(const Request& request, Response& response, const Resource& resource, bool head) {
+  bool send_resource(const Request& request, Response& response, const Resource& resource,
+                     bool head) {
     const uint64_t nbytes = resource.nbytes();
     const std::string etag = resource.etag();
     response.set(http::field::etag, etag);
@@ -344,9 +340,7 @@ class Connection {
       }
     }
     if (!send_header(response, range.end - range.begin)) return false;
-    if (!head && !resource.send(range.begin, range.end,
-                                [this](const ByteRuns& runs) { return send_runs(runs); }))
-      return false;
+    if (!head && !resource.send(range.begin, range.end, *this)) return false;
     return request.keep_alive();
   }
 
@@ -366,12 +360,24 @@ class Connection {
     return !error;
   }
 
-  bool send_runs(const ByteRuns& runs) {
+  bool send(const ByteRuns& runs) override {
     buffers_.clear();
     for (const Bytes run : runs) buffers_.emplace_back(run.data(), run.size());
     beast::error_code error;
     asio::write(socket_, buffers_, error);
     return !error;
+  }
+
+  bool send_file(const FileDescriptor& file, uint64_t begin, uint64_t end) override {
+    while (begin < end) {
+      auto offset = static_cast<off_t>(begin);
+      const ssize_t n = ::sendfile(socket_.native_handle(), file.number(), &offset,
+                                   std::min(kFileBlock, end - begin));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return false;
+      begin += static_cast<uint64_t>(n);
+    }
+    return true;
   }
 
   Tcp::socket& socket_;
@@ -380,7 +386,8 @@ class Connection {
   std::vector<asio::const_buffer> buffers_;
 };
 
-// Blocks the signals that a person sends, for this thread and those it starts.
+// Blocks signals for this thread and those it starts: those that a person sends, and SIGPIPE, which
+// sendfile() raises where a client has gone; it returns an error then, too.
 class BlockedSignals {
  public:
   BlockedSignals() {
@@ -388,6 +395,7 @@ class BlockedSignals {
     ::sigemptyset(&blocked);
     ::sigaddset(&blocked, SIGINT);
     ::sigaddset(&blocked, SIGTERM);
+    ::sigaddset(&blocked, SIGPIPE);
     ::pthread_sigmask(SIG_BLOCK, &blocked, &before_);
   }
   ~BlockedSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
@@ -536,10 +544,10 @@ std::string HttpServer::origin() const {
                                     : concat("http://", address, ":", endpoint.port());
 }
 
-void HttpServer::run(int until_closed) {
+void HttpServer::run(const std::atomic<bool>* stop_flag, int until_closed) {
   // Signals reach this thread, and only while it waits
   const BlockedSignals signals;
-  while (!state_->stopped) {
+  while (!state_->stopped && (stop_flag == nullptr || !*stop_flag)) {
     state_->join_ended();
     const bool full = state_->count() >= kMaxConnections;
     // poll() passes over negative numbers
@@ -548,7 +556,10 @@ void HttpServer::run(int until_closed) {
         {.fd = state_->wake.number(), .events = POLLIN, .revents = 0},
         {.fd = until_closed, .events = POLLIN, .revents = 0},
     };
-    if (::ppoll(waiting, std::size(waiting), nullptr, &signals.before()) < 0) break;
+    if (::ppoll(waiting, std::size(waiting), nullptr, &signals.before()) < 0) {
+      if (errno == EINTR) continue;
+      break;
+    }
     if (waiting[2].revents != 0) {
       char dropped[512];
       if (::read(until_closed, dropped, sizeof dropped) <= 0) break;

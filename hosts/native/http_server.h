@@ -2,8 +2,8 @@
 // For local use: no TLS, no authentication, nothing is ever written.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,12 +11,23 @@
 
 #include "core/base/bytes.h"
 #include "core/base/error.h"
+#include "hosts/native/file.h"
 #include "hosts/native/synth.h"
 
 namespace sluice {
 
-// Sends bytes to the client; false once it has gone.
-using SendRuns = std::function<bool(const ByteRuns& runs)>;
+// The way to the client. Both return false once it has gone.
+class Outlet {
+ public:
+  Outlet() = default;
+  Outlet(const Outlet&) = delete;
+  Outlet& operator=(const Outlet&) = delete;
+  virtual ~Outlet() = default;
+
+  virtual bool send(const ByteRuns& runs) = 0;
+  // Bytes [begin, end) of a file; also false where the file ends before that.
+  virtual bool send_file(const FileDescriptor& file, uint64_t begin, uint64_t end) = 0;
+};
 
 // What stands at one path.
 class Resource {
@@ -30,7 +41,7 @@ class Resource {
   virtual std::string_view content_type() const = 0;
   virtual std::string etag() const = 0;  // with its quotes
   // Sends bytes [begin, end), which lie inside. False where that failed: the connection ends then.
-  virtual bool send(uint64_t begin, uint64_t end, const SendRuns& send) const = 0;
+  virtual bool send(uint64_t begin, uint64_t end, Outlet& outlet) const = 0;
 };
 
 // What a server serves. Called by several threads at a time.
@@ -68,9 +79,10 @@ class HttpServer {
   // "http://127.0.0.1:8080"
   std::string origin() const;
 
-  // Serves until stop(), until a signal's handler returns, or until the file `until_closed` (none
-  // if negative) ends. Then every connection is cut and its thread joined.
-  void run(int until_closed = -1);
+  // Serves until stop(), until a signal's handler has set `stop_flag` (null: no such flag), or
+  // until the file `until_closed` (negative: none) ends. Then every connection is cut and its
+  // thread joined.
+  void run(const std::atomic<bool>* stop_flag = nullptr, int until_closed = -1);
 
   // Ends run(), also from another thread.
   void stop();

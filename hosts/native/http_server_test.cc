@@ -357,6 +357,29 @@ TEST(HttpServer, SurvivesClientsThatGo) {
   EXPECT_EQ(Client(server.origin()).get("/tensor-cache.json").status, 200);
 }
 
+TEST(HttpServer, SurvivesFilesAndClientsThatGo) {
+  const TempFolder folder;
+  put(folder / "m.bin", "");
+  std::filesystem::resize_file(folder / "m.bin", 1ull << 36);
+  const Running server(folder_site(folder.path()));
+  const std::string request = "GET /m.bin HTTP/1.1\r\nHost: x\r\n\r\n";
+  for (int i = 0; i < 20; ++i) {
+    Client client(server.origin());
+    asio::write(client.socket(), asio::buffer(request));
+    char some[1000];
+    (void)client.socket().read_some(asio::buffer(some));
+  }
+  // The file ends while it is sent: so does the connection, short of what was promised
+  Client client(server.origin());
+  asio::write(client.socket(), asio::buffer(request));
+  std::vector<char> some(1 << 20);
+  (void)client.socket().read_some(asio::buffer(some));
+  std::filesystem::resize_file(folder / "m.bin", 1000);
+  boost::beast::error_code error;
+  while (!error) (void)client.socket().read_some(asio::buffer(some), error);
+  EXPECT_EQ(Client(server.origin()).get("/m.bin").body.size(), 1000u);
+}
+
 TEST(HttpServer, Errors) {
   const TempFolder folder;
   put(folder / "file", "");

@@ -531,7 +531,7 @@ Status serve(const ServeArguments& arguments) {
                                   : server->origin() + "\n"));
   if (!arguments.json && !arguments.quiet)
     SLUICE_TRY(print(concat(printable(description), "; Ctrl-C ends\n")));
-  server->run(arguments.until_stdin_closes ? STDIN_FILENO : -1);
+  server->run(&stop, arguments.until_stdin_closes ? STDIN_FILENO : -1);
   return {};
 }
 
