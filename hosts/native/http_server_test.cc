@@ -59,9 +59,10 @@ class Client {
     return request(http::verb::get, target, headers);
   }
 
-  // Sends text that need not be HTTP.
+  // Sends text that need not be HTTP. The server may hang up before it has taken all of it.
   Reply raw(const std::string& text) {
-    asio::write(socket_, asio::buffer(text));
+    boost::beast::error_code hung_up;
+    asio::write(socket_, asio::buffer(text), hung_up);
     return read(false);
   }
 
