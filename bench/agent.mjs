@@ -1,26 +1,26 @@
 // Carries out the main process's tasks in a page, in its worker and in Node.
 import { byobStream, fetchStream, perform, requestDevice } from './contestants.mjs';
-import { syntheticModel } from './model.mjs';
+import { fetchModel } from './model.mjs';
 
 /**
- * A function that carries out one task and gives what is to be reported. `platform` has `origin`, `loadModel`,
- * `gpu`, and `streams` by name, beside `fetch` and `byob`.
+ * A function that carries out one task and gives what is to be reported. `platform` has `loadModel`, `gpu`, and
+ * `streams` by name, beside `fetch` and `byob`.
  */
-export function createAgent({ origin, loadModel, gpu, streams }) {
+export function createAgent({ loadModel, gpu, streams }) {
   const environments = new Map();
-  const environmentOf = (nbytes) => {
-    if (!environments.has(nbytes)) environments.set(nbytes, prepare(nbytes));
-    return environments.get(nbytes);
+  const environmentOf = (url) => {
+    if (!environments.has(url)) environments.set(url, prepare(url));
+    return environments.get(url);
   };
-  async function prepare(nbytes) {
-    const model = syntheticModel(nbytes);
+  async function prepare(url) {
+    const model = await fetchModel(url);
     const { device, adapter, failure } = await requestDevice(gpu, model);
-    return { origin, loadModel, model, device, adapter, failure };
+    return { loadModel, model, device, adapter, failure };
   }
   const allStreams = { fetch: fetchStream, byob: byobStream, ...streams };
 
   return async (task) => {
-    const environment = await environmentOf(task.nbytes);
+    const environment = await environmentOf(task.url);
     if (task.contestant === 'prepare') {
       const { adapter } = environment;
       return { adapter, userAgent: globalThis.navigator?.userAgent };

@@ -1,11 +1,10 @@
 // What is measured against each other. Each loads the whole model from the server, leaves it in GPU memory,
 // and gives `find(name)`, where a record is, and `destroy()`.
-import { pattern } from './model.mjs';
-
 const CONNECTIONS = 4;
 const RANGE_BYTES = 32 * 2 ** 20;
 const SLOT_BYTES = 4 * 2 ** 20;
 const SLOTS = 8;
+const CHECKED_RECORDS = 64;
 
 // GPUMapMode and GPUBufferUsage (https://www.w3.org/TR/webgpu/#buffer-usage); Node has no such globals
 const MAP_WRITE = 2;
@@ -67,10 +66,10 @@ async function eachRequest(model, work) {
 }
 
 /** Fetches and drops: the limit of everything else. */
-async function discard({ origin, model, stream }) {
+async function discard({ model, stream }) {
   let received = 0;
   await eachRequest(model, ({ file, range }) =>
-    stream(`${origin}/model/${file.path}`, range, (chunk) => {
+    stream(`${model.url}/${file.path}`, range, (chunk) => {
       received += chunk.length;
     }),
   );
@@ -139,7 +138,7 @@ class Uploader {
 }
 
 /** The bare loop: the same requests over as many connections, copied into slots and uploaded. */
-async function bare({ origin, model, device, stream }, { path }) {
+async function bare({ model, device, stream }, { path }) {
   const buffers = model.files.map(({ nbytes }) =>
     device.createBuffer({ size: nbytes, usage: TENSOR_USAGE }),
   );
@@ -167,7 +166,7 @@ async function bare({ origin, model, device, stream }, { path }) {
         if (used === SLOT_BYTES) send();
       }
     };
-    await stream(`${origin}/model/${file.path}`, range, take);
+    await stream(`${model.url}/${file.path}`, range, take);
     if (slot) send();
   });
   await device.queue.onSubmittedWorkDone();
@@ -190,13 +189,13 @@ function inFiles(model, buffers) {
 }
 
 /** The common way: whole shards as ArrayBuffers, then one writeBuffer a record. */
-async function common({ origin, model, device }) {
+async function common({ model, device }) {
   const buffers = new Map();
   const waiting = [...model.files];
   await Promise.all(
     Array.from({ length: CONNECTIONS }, async () => {
       for (let file; (file = waiting.shift());) {
-        const response = await fetch(`${origin}/model/${file.path}`, { cache: 'no-store' });
+        const response = await fetch(`${model.url}/${file.path}`, { cache: 'no-store' });
         const bytes = await response.arrayBuffer();
         for (const { name, nbytes, byteOffset } of file.records) {
           const buffer = device.createBuffer({ size: nbytes, usage: TENSOR_USAGE });
@@ -216,17 +215,93 @@ async function common({ origin, model, device }) {
 }
 
 /** The package, as a person would call it. */
-async function sluice({ origin, device, loadModel }) {
-  const model = await loadModel(`${origin}/model/tensor-cache.json`, { device });
+async function sluice({ model, device, loadModel }) {
+  const loaded = await loadModel(`${model.url}/tensor-cache.json`, { device });
   await device.queue.onSubmittedWorkDone();
   return {
-    note: `${model.report.upload}, ${model.report.thread}`,
-    find: (name) => model.get(name),
-    destroy: () => model.destroy(),
+    note: `${loaded.report.upload}, ${loaded.report.thread}`,
+    find: (name) => loaded.get(name),
+    destroy: () => loaded.destroy(),
   };
 }
 
-const CONTESTANTS = { discard, bare, common, sluice };
+// The incumbent cannot hold larger tensors in wasm memory: it aborts
+const WASM_TENSOR_BYTES = 670 * 2 ** 20;
+
+/**
+ * The sequence of fetchTensorCache() in the npm package @mlc-ai/web-runtime (Apache TVM, web/src/runtime.ts,
+ * fetchTensorCacheInternal), without its progress reports. Written afresh from its steps:
+ * - with `cache`, as by default: all shards into the Cache API in four parallel loops, then one after the other
+ *   out of it. Without: one after the other from the network, which its caches never do;
+ * - a whole shard as an ArrayBuffer;
+ * - with `staged`, as in 0.24.0-dev1, each record: slice() → the call stack's staging array → a slice of that →
+ *   wasm memory → decoded into the tensor in wasm memory (a copy, as these models' records are raw) → writeBuffer;
+ * - otherwise, as in 0.27.0-dev0, each raw record: writeBuffer of a view of the shard;
+ * - after each record: wait for onSubmittedWorkDone().
+ */
+async function fetchTensorCache({ model, device }, { staged, cache: cached }) {
+  const buffers = new Map();
+  const scope = 'sluice-bench';
+  const urls = model.files.map((file) => `${model.url}/${file.path}`);
+  let cache;
+  if (cached) {
+    await caches.delete(scope);
+    cache = await caches.open(scope);
+    const quarter = Math.floor(urls.length / 4);
+    await Promise.all(
+      [0, 1, 2, 3].map(async (i) => {
+        const end = i === 3 ? urls.length : (i + 1) * quarter;
+        for (const url of urls.slice(i * quarter, end)) await cache.add(url);
+      }),
+    );
+  }
+  const stage = staged ? wasmStage() : (bytes) => bytes;
+  const unstaged = [];
+  for (const [index, file] of model.files.entries()) {
+    const response = cache
+      ? await cache.match(urls[index])
+      : await fetch(urls[index], { cache: 'no-store' });
+    const shard = await response.arrayBuffer();
+    for (const { name, format, nbytes, byteOffset } of file.records) {
+      if (format !== 'raw' || nbytes % 4) throw new Error(`${name}: not as its steps here expect`);
+      const buffer = device.createBuffer({ size: nbytes, usage: TENSOR_USAGE });
+      buffers.set(name, buffer);
+      const direct = !staged || nbytes > WASM_TENSOR_BYTES;
+      if (staged && direct) unstaged.push(name);
+      const bytes = direct
+        ? new Uint8Array(shard, byteOffset, nbytes)
+        : stage(new Uint8Array(shard.slice(byteOffset, byteOffset + nbytes)));
+      device.queue.writeBuffer(buffer, 0, bytes, 0, nbytes);
+      await device.queue.onSubmittedWorkDone();
+    }
+  }
+  return {
+    note: unstaged.length > 0 ? `without the copies through wasm of ${unstaged.join(', ')}` : '',
+    find: (name) => ({ buffer: buffers.get(name), offset: 0 }),
+    async destroy() {
+      for (const buffer of buffers.values()) buffer.destroy();
+      if (cached) await caches.delete(scope);
+    },
+  };
+}
+
+/** A function that takes bytes through wasm memory, and gives the view of them there until its next call. */
+function wasmStage() {
+  const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
+  let staging = new Uint8Array(1024);
+  return (bytes) => {
+    const missing = 2 * bytes.length - memory.buffer.byteLength;
+    if (missing > 0) memory.grow(Math.ceil(missing / 65536));
+    if (staging.length < bytes.length) staging = new Uint8Array(bytes.length);
+    staging.set(bytes);
+    const wasm = new Uint8Array(memory.buffer);
+    wasm.set(staging.slice(0, bytes.length));
+    wasm.copyWithin(bytes.length, 0, bytes.length);
+    return wasm.subarray(bytes.length, 2 * bytes.length);
+  };
+}
+
+const CONTESTANTS = { discard, bare, common, fetchTensorCache, sluice };
 
 /** Runs one of them once: `{milliseconds, note}`. With `check`, its records are read back and compared. */
 export async function perform(environment, { contestant, check, ...options }) {
@@ -238,33 +313,51 @@ export async function perform(environment, { contestant, check, ...options }) {
   try {
     if (check && loaded.find) await checkRecords(environment, loaded);
   } finally {
-    loaded.destroy();
+    await loaded.destroy();
     await environment.device?.queue.onSubmittedWorkDone();
   }
   return { milliseconds, ...(loaded.note ? { note: loaded.note } : {}) };
 }
 
-/** Compares the ends of every record with what the server was to send. */
+/** Compares both ends of some records, the largest among them, with what the server sends for their ranges. */
 async function checkRecords({ model, device }, loaded) {
-  const size = 4096;
-  const readback = device.createBuffer({ size, usage: USAGE.MAP_READ | USAGE.COPY_DST });
-  for (const [index, file] of model.files.entries()) {
-    for (const { name, nbytes, byteOffset } of file.records) {
-      for (const at of [0, nbytes - size]) {
-        const { buffer, offset } = loaded.find(name);
-        const encoder = device.createCommandEncoder();
-        encoder.copyBufferToBuffer(buffer, offset + at, readback, 0, size);
-        device.queue.submit([encoder.finish()]);
-        await readback.mapAsync(1);
-        const bytes = new Uint8Array(readback.getMappedRange());
-        const expected = pattern(index, byteOffset + at, size);
-        const equal = bytes.every((byte, i) => byte === expected[i]);
-        readback.unmap();
-        if (!equal) throw new Error(`record ${name} differs near byte ${at}`);
+  const records = model.files.flatMap((file) =>
+    file.records.map((record) => ({ ...record, url: `${model.url}/${file.path}` })),
+  );
+  const step = Math.ceil(records.length / CHECKED_RECORDS);
+  const largest = records.reduce((a, b) => (b.nbytes > a.nbytes ? b : a));
+  const checked = new Set(records.filter((_, index) => index % step === 0));
+  for (const record of checked.add(largest).add(records.at(-1))) {
+    const { name, nbytes, byteOffset, url } = record;
+    const size = Math.min(4096, nbytes);
+    for (const at of new Set([0, nbytes - size])) {
+      const { buffer, offset } = loaded.find(name);
+      const bytes = await readBack(device, buffer, offset + at, size);
+      const begin = byteOffset + at;
+      const headers = rangeHeader({ begin, end: begin + size });
+      const response = await fetch(url, { cache: 'no-store', headers });
+      if (response.status !== 206) throw new Error(`${url}: status ${response.status}, not 206`);
+      const expected = new Uint8Array(await response.arrayBuffer());
+      if (expected.length !== size)
+        throw new Error(`${url}: ${expected.length} bytes, not ${size}`);
+      if (!bytes.every((byte, i) => byte === expected[i])) {
+        throw new Error(`record ${name} differs near byte ${at}`);
       }
     }
   }
+}
+
+async function readBack(device, buffer, offset, nbytes) {
+  const begin = offset - (offset % 4); // a copy's offset and size are multiples of 4
+  const size = Math.ceil((offset + nbytes - begin) / 4) * 4;
+  const readback = device.createBuffer({ size, usage: USAGE.MAP_READ | USAGE.COPY_DST });
+  const encoder = device.createCommandEncoder();
+  encoder.copyBufferToBuffer(buffer, begin, readback, 0, size);
+  device.queue.submit([encoder.finish()]);
+  await readback.mapAsync(1);
+  const bytes = new Uint8Array(readback.getMappedRange()).slice(offset - begin);
   readback.destroy();
+  return bytes.subarray(0, nbytes);
 }
 
 /** A device that can hold every record and, for the bare loop, every file. */

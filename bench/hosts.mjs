@@ -22,8 +22,8 @@ const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 export const softwareAdapter = /swiftshader/.test(CHROMIUM_FLAGS);
 
 /** Starts `processes` server processes on one port. `onAsk(body, reply)` is called for each POST /ask. */
-export async function startServer({ nbytes, dist, processes }) {
-  cluster.setupPrimary({ exec: here('server.mjs'), args: [JSON.stringify({ nbytes, dist })] });
+export async function startServer({ dist, processes }) {
+  cluster.setupPrimary({ exec: here('server.mjs'), args: [JSON.stringify({ dist })] });
   const server = { origin: '', onAsk: undefined, close: undefined };
   const workers = Array.from({ length: processes }, () => cluster.fork());
   const ports = workers.map(
@@ -43,6 +43,26 @@ export async function startServer({ nbytes, dist, processes }) {
     for (const worker of workers) worker.process.kill();
   };
   return server;
+}
+
+/** Starts `sluice serve --synth SHAPE`; gives its origin and `close()`. It also ends with this process. */
+export async function startSluice(executable, shape) {
+  const arguments_ = ['serve', '--synth', shape, '--port', '0', '--until-stdin-closes'];
+  const child = spawn(executable, arguments_, { stdio: ['pipe', 'pipe', 'inherit'] });
+  const ended = new Promise((_, reject) => {
+    child.on('error', reject);
+    child.on('exit', (code) => reject(new Error(`${executable} ended with status ${code}`)));
+  });
+  ended.catch(() => undefined);
+  const line = new Promise((resolve) => {
+    let said = '';
+    child.stdout.on('data', (text) => {
+      said += text;
+      if (said.includes('\n')) resolve(said.split('\n')[0]);
+    });
+  });
+  const origin = await within(line, START_MILLISECONDS, executable, ended);
+  return { origin, close: () => child.stdin.end() };
 }
 
 /** Rejects after a while, or when `ended` does. */
@@ -117,13 +137,13 @@ export async function startChromium(server, { timeoutMilliseconds }) {
   };
 }
 
-export async function startNode(server, { dist, timeoutMilliseconds }) {
+export async function startNode({ dist, timeoutMilliseconds }) {
   const environment = { ...process.env };
   if (environment.VK_ICD_FILENAMES === undefined && existsSync(SOFTWARE_DRIVER)) {
     environment.VK_ICD_FILENAMES = SOFTWARE_DRIVER;
   }
   const webgpu = process.env.GPU_WEBGPU ?? 'webgpu';
-  const argument = JSON.stringify({ origin: server.origin, dist, webgpu });
+  const argument = JSON.stringify({ dist, webgpu });
   const child = fork(here('node_agent.mjs'), [argument], {
     env: environment,
     execPath: process.execPath,
@@ -185,6 +205,12 @@ export async function processTreeMemory(pid) {
     }),
   );
   return sizes.reduce((sum, size) => sum + size, 0);
+}
+
+/** Bytes of physical memory that one process holds (RSS). */
+export async function processMemory(pid) {
+  const text = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+  return 1024 * Number(/^VmRSS:\s+(\d+) kB/m.exec(text)?.[1] ?? 0);
 }
 
 /** Seconds of processor time that a process and its living descendants have taken, in steps of 10 ms. */

@@ -6,35 +6,48 @@ import { dirname, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { codecFigures } from './codecs.mjs';
 import {
+  processMemory,
   processTreeMemory,
   processTreeSeconds,
   softwareAdapter,
   startChromium,
   startNode,
   startServer,
+  startSluice,
 } from './hosts.mjs';
-import { syntheticModel } from './model.mjs';
+import { fetchModel } from './model.mjs';
 import { median, scriptFigures, wasmFigures } from './size.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const HELP = `Usage: node bench/main.mjs [options]
 
-  --size BYTES      of the model: 256MiB, 3GiB, … (256MiB)
+  --model NAME      synthetic, or a shape that sluice serves: gemma-4-e2b, smollm2 (synthetic)
+  --size BYTES      of the synthetic model: 256MiB, 3GiB, … (256MiB)
+  --sizes LIST      of the synthetic models whose memory is measured: 1GiB,3GiB,8GiB (the model itself)
   --rounds N        measured rounds, after one that warms up and checks (5)
-  --where LIST      of chromium, node, size, memory (all)
+  --where LIST      of size, codecs, node, chromium, memory (all)
   --only TEXT       only contestants whose name contains it
   --servers N       processes of the server (1, or 4 where there are 8 processors)
   --package FOLDER  the built package (packages/sluice/dist)
+  --sluice FILE     the command (build/native/hosts/native/sluice)
+  --codecs FILE     the codecs' benchmark (build/native/core/load/codec_bench)
   --json FILE       where the figures go (build/bench/bench.json)
 
 Environment: GPU_CHROMIUM, GPU_CHROMIUM_FLAGS and GPU_WEBGPU choose another browser, its flags and another
 copy of the npm package webgpu; VK_ICD_FILENAMES chooses Node's driver.
 `;
 const BUDGET_BYTES = 64 * 2 ** 20;
+const MEMORY_POINTS = 200;
 const TARGET_RATIO = 0.8;
 const TARGET_BROTLI = 60_000;
 const TARGET_INSTANTIATE_MS = 10;
+
+const INCUMBENT = [
+  { name: 'tvmjs 0.27 fetchTensorCache', contestant: 'fetchTensorCache' },
+  { name: 'tvmjs 0.24 fetchTensorCache', contestant: 'fetchTensorCache', staged: true },
+];
 
 const CONTESTANTS = {
   chromium: [
@@ -70,6 +83,13 @@ const CONTESTANTS = {
     { name: 'sluice, main thread and worker', contestant: 'sluice', thread: 'main' },
     { name: 'sluice, all in a worker', contestant: 'sluice', thread: 'worker' },
     { name: 'arrayBuffer(), then writeBuffer', contestant: 'common', thread: 'main' },
+    ...INCUMBENT.map((each) => ({ ...each, thread: 'main' })),
+    {
+      name: 'tvmjs 0.27 fetchTensorCache, by way of its cache',
+      contestant: 'fetchTensorCache',
+      cache: true,
+      thread: 'main',
+    },
   ],
   node: [
     { name: 'node:http and discard', contestant: 'discard', stream: 'http' },
@@ -90,6 +110,7 @@ const CONTESTANTS = {
     },
     { name: 'sluice', contestant: 'sluice' },
     { name: 'arrayBuffer(), then writeBuffer', contestant: 'common' },
+    ...INCUMBENT,
   ],
 };
 
@@ -101,12 +122,16 @@ function parseSize(text) {
 
 const { values: options } = parseArgs({
   options: {
+    model: { type: 'string', default: 'synthetic' },
     size: { type: 'string', default: '256MiB' },
+    sizes: { type: 'string', default: '' },
     rounds: { type: 'string', default: '5' },
-    where: { type: 'string', default: 'size,node,chromium,memory' },
+    where: { type: 'string', default: 'size,codecs,node,chromium,memory' },
     only: { type: 'string', default: '' },
     servers: { type: 'string', default: cpus().length >= 8 ? '4' : '1' },
     package: { type: 'string', default: resolve(ROOT, 'packages/sluice/dist') },
+    sluice: { type: 'string', default: resolve(ROOT, 'build/native/hosts/native/sluice') },
+    codecs: { type: 'string', default: resolve(ROOT, 'build/native/core/load/codec_bench') },
     json: { type: 'string', default: resolve(ROOT, 'build/bench/bench.json') },
     help: { type: 'boolean', default: false },
   },
@@ -115,16 +140,14 @@ if (options.help) {
   console.log(HELP);
   process.exit();
 }
-const nbytes = parseSize(options.size);
 const rounds = Number(options.rounds);
 const where = new Set(options.where.split(','));
 const dist = resolve(options.package);
-const model = syntheticModel(nbytes);
-const timeoutMilliseconds = 30_000 + model.nbytes / 10_000;
+const timeoutOf = (model) => 30_000 + model.nbytes / 10_000;
 
 /** Interleaved rounds, each beginning with another contestant; the medians, as rates and ratios. */
-async function throughput(hosts, list) {
-  const prepare = { contestant: 'prepare', nbytes, thread: 'main' };
+async function throughput(hosts, list, model) {
+  const prepare = { contestant: 'prepare', url: model.url, thread: 'main' };
   const [{ adapter, userAgent }] = await Promise.all(hosts.map((host) => host.run(prepare)));
   const times = list.map(() => []);
   const processor = list.map(() => []);
@@ -136,7 +159,7 @@ async function throughput(hosts, list) {
       const check = round === 0;
       const host = hosts[index % hosts.length];
       const before = await processTreeSeconds(host.pid);
-      const { milliseconds, note } = await host.run({ ...task, nbytes, check });
+      const { milliseconds, note } = await host.run({ ...task, url: model.url, check });
       const seconds = (await processTreeSeconds(host.pid)) - before;
       if (!check) {
         times[index].push(milliseconds);
@@ -164,36 +187,57 @@ async function throughput(hosts, list) {
   return { adapter, userAgent, modelBytes: model.nbytes, rows };
 }
 
-/** Peak memory of the browser's process tree while one load runs, above that of the page at rest. */
-async function chromiumMemory(server) {
-  const host = await startChromium(server, { timeoutMilliseconds });
+/**
+ * Calls `memory()` every 10 ms while `work()` runs. Gives what that gave, the peak, and the largest of each of
+ * at most MEMORY_POINTS spans of time as [milliseconds, bytes].
+ */
+async function sampled(memory, work) {
+  const samples = [];
+  const begin = performance.now();
+  let running = true;
+  const sampling = (async () => {
+    while (running) {
+      samples.push([Math.round(performance.now() - begin), await memory()]);
+      await sleep(10);
+    }
+  })();
+  const result = await work().finally(() => (running = false));
+  await sampling;
+  const each = Math.ceil(samples.length / MEMORY_POINTS);
+  const larger = (a, b) => (b[1] > a[1] ? b : a);
+  const overTime = [];
+  for (let i = 0; i < samples.length; i += each) {
+    overTime.push(samples.slice(i, i + each).reduce(larger));
+  }
+  return { result, peak: samples.reduce(larger)[1], overTime };
+}
+
+/** Memory of the browser's process tree while one load runs, above that of the page at rest. */
+async function chromiumMemory(server, { url, nbytes }) {
+  const host = await startChromium(server, { timeoutMilliseconds: timeoutOf({ nbytes }) });
   try {
-    await host.run({ contestant: 'prepare', nbytes, thread: 'main' });
+    await host.run({ contestant: 'prepare', url, thread: 'main' });
     await sleep(2000);
-    const idle = await processTreeMemory(host.pid);
-    let running = true;
-    let peak = 0;
-    const sampling = (async () => {
-      while (running) {
-        peak = Math.max(peak, await processTreeMemory(host.pid));
-        await sleep(10);
-      }
-    })();
-    await host.run({ contestant: 'sluice', nbytes, thread: 'main' });
-    running = false;
-    await sampling;
-    const gpuBytes = softwareAdapter ? model.nbytes : 0;
-    return { idle, peak, gpuBytes, above: peak - idle - gpuBytes, budget: BUDGET_BYTES };
+    const memory = () => processTreeMemory(host.pid);
+    const idle = await memory();
+    const task = { contestant: 'sluice', url, thread: 'main' };
+    const { peak, overTime } = await sampled(memory, () => host.run(task));
+    const gpuBytes = softwareAdapter ? nbytes : 0;
+    return { idle, peak, gpuBytes, above: peak - idle - gpuBytes, overTime };
   } finally {
     await host.close();
   }
 }
 
-async function nodeMemory(server) {
-  const host = await startNode(server, { dist, timeoutMilliseconds });
+async function nodeMemory({ url, nbytes }) {
+  const host = await startNode({ dist, timeoutMilliseconds: timeoutOf({ nbytes }) });
   try {
-    const memory = await host.run({ contestant: 'drop', budgetBytes: BUDGET_BYTES });
-    return { ...memory, above: memory.peak - memory.idle, budget: BUDGET_BYTES };
+    const task = { contestant: 'drop', url, budgetBytes: BUDGET_BYTES };
+    const { result, overTime } = await sampled(
+      () => processMemory(host.pid),
+      () => host.run(task),
+    );
+    return { ...result, above: result.peak - result.idle, overTime };
   } finally {
     await host.close();
   }
@@ -206,10 +250,10 @@ function table(head, rows) {
   return [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n');
 }
 
-function throughputText(title, { adapter, rows }) {
+function throughputText(title, { adapter, modelBytes, rows }) {
   const body = rows.map((row) => {
     const { name, note, gigabytesPerSecond, ratio, milliseconds } = row;
-    const rate = (ms) => (model.nbytes / ms / 1e6).toFixed(2);
+    const rate = (ms) => (modelBytes / ms / 1e6).toFixed(2);
     const spread = `${rate(Math.max(...milliseconds))} - ${rate(Math.min(...milliseconds))}`;
     const label = note ? `${name} (${note})` : name;
     const processor = row.processorSecondsPerGigabyte.toFixed(1);
@@ -249,20 +293,28 @@ function sizeText({ wasm, script }) {
   );
 }
 
-function memoryText({ chromium, node }) {
-  const rows = [];
-  if (node) {
-    rows.push(['Node, bytes dropped (RSS)', mib(node.idle), mib(node.peak), mib(node.above)]);
-  }
-  if (chromium) {
-    const name = `Chromium, process tree (PSS${chromium.gpuBytes ? ', less the model itself' : ''})`;
-    rows.push([name, mib(chromium.idle), mib(chromium.peak), mib(chromium.above)]);
-  }
-  const said = chromium?.gpuBytes
-    ? ` The software adapter's GPU memory is the browser's own, so the model's ${mib(chromium.gpuBytes)} are subtracted.`
+function memoryText(measured) {
+  const row = (model, name, { idle, peak, above }) => [
+    model,
+    name,
+    mib(idle),
+    mib(peak),
+    mib(above),
+  ];
+  const rows = measured.flatMap(({ nbytes, node, chromium }) => [
+    row(mib(nbytes), 'Node, bytes dropped (RSS)', node),
+    row(
+      mib(nbytes),
+      `Chromium, process tree (PSS${softwareAdapter ? ', less the model itself' : ''})`,
+      chromium,
+    ),
+  ]);
+  const said = softwareAdapter
+    ? " The software adapter's GPU memory is the browser's own, so the model's size is subtracted."
     : '';
   const head = [
-    `memory, ${mib(model.nbytes)} with a budget of ${mib(BUDGET_BYTES)}`,
+    'model',
+    `memory with a budget of ${mib(BUDGET_BYTES)}`,
     'idle',
     'peak',
     'above idle',
@@ -270,44 +322,78 @@ function memoryText({ chromium, node }) {
   return `${table(head, rows)}\n\nPeaks of the browser are sampled and may be missed.${said}`;
 }
 
+function codecText({ native, wasm }) {
+  const parts = [native, wasm].map(({ title, missing, sizes, rows }) => {
+    if (missing) return `${title}: not measured: ${missing}.`;
+    const head = [title, ...sizes.flatMap((size) => [`${size}: GB/s`, 'of memcpy'])];
+    const body = rows.map(({ name, figures: cells }) => [
+      name,
+      ...cells.flatMap(({ gigabytesPerSecond, ratio }) => [
+        gigabytesPerSecond.toFixed(1),
+        ratio.toFixed(2),
+      ]),
+    ]);
+    return table(head, body);
+  });
+  return `${parts.join('\n\n')}\n\nBytes read and written, per second.`;
+}
+
 const figures = {
   date: new Date().toISOString(),
   node: process.version,
   cpus: cpus().length,
-  nbytes,
+  model: options.model,
   rounds,
 };
 const texts = [];
-const server = await startServer({ nbytes, dist, processes: Number(options.servers) });
+const server = await startServer({ dist, processes: Number(options.servers) });
+const synthetic = (size) => fetchModel(`${server.origin}/model/${parseSize(size)}`);
+let served;
 try {
-  const contestants = (host) => CONTESTANTS[host].filter(({ name }) => name.includes(options.only));
+  if (options.model !== 'synthetic') served = await startSluice(options.sluice, options.model);
+  const model = served ? await fetchModel(served.origin) : await synthetic(options.size);
+  figures.nbytes = model.nbytes;
   if (where.has('size')) {
     figures.size = { wasm: await wasmFigures(dist), script: await scriptFigures(dist) };
     texts.push(sizeText(figures.size));
   }
+  if (where.has('codecs')) {
+    figures.codecs = await codecFigures({ dist, executable: options.codecs });
+    texts.push(codecText(figures.codecs));
+  }
   for (const name of ['node', 'chromium']) {
     if (!where.has(name)) continue;
-    const list = contestants(name);
+    const list = CONTESTANTS[name].filter((each) => each.name.includes(options.only));
+    const timeoutMilliseconds = timeoutOf(model);
     // In Node each has a process of its own: what fetch leaves on the heap slows what comes after it
     const hosts = [];
     try {
       if (name === 'chromium') hosts.push(await startChromium(server, { timeoutMilliseconds }));
       else {
         while (hosts.length < list.length) {
-          hosts.push(await startNode(server, { dist, timeoutMilliseconds }));
+          hosts.push(await startNode({ dist, timeoutMilliseconds }));
         }
       }
-      figures[name] = await throughput(hosts, list);
+      figures[name] = await throughput(hosts, list, model);
     } finally {
       for (const host of hosts) await host.close();
     }
     texts.push(throughputText(name === 'node' ? 'Node' : 'Chromium', figures[name]));
   }
   if (where.has('memory')) {
-    figures.memory = { node: await nodeMemory(server), chromium: await chromiumMemory(server) };
+    const models = [];
+    for (const size of options.sizes.split(',').filter(Boolean)) models.push(await synthetic(size));
+    if (models.length === 0) models.push(model);
+    figures.memory = [];
+    for (const each of models) {
+      const node = await nodeMemory(each);
+      const chromium = await chromiumMemory(server, each);
+      figures.memory.push({ nbytes: each.nbytes, budget: BUDGET_BYTES, node, chromium });
+    }
     texts.push(memoryText(figures.memory));
   }
 } finally {
+  served?.close();
   server.close();
 }
 await mkdir(dirname(resolve(options.json)), { recursive: true });

@@ -65,3 +65,12 @@ export function tensorCache(model) {
     })),
   });
 }
+
+/** The model of a server, as its tensor-cache.json has it; `url` is the manifest's folder. */
+export async function fetchModel(url) {
+  const response = await fetch(`${url}/tensor-cache.json`);
+  if (!response.ok) throw new Error(`${url}/tensor-cache.json: status ${response.status}`);
+  const { records } = await response.json();
+  const files = records.map(({ dataPath, ...file }) => ({ path: dataPath, ...file }));
+  return { url, files, nbytes: files.reduce((sum, file) => sum + file.nbytes, 0) };
+}

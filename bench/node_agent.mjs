@@ -5,7 +5,7 @@ import { pathToFileURL } from 'node:url';
 import { createAgent } from './agent.mjs';
 import { rangeHeader } from './contestants.mjs';
 
-const { origin, dist, webgpu } = JSON.parse(process.argv[2]);
+const { dist, webgpu } = JSON.parse(process.argv[2]);
 const { loadModel } = await import(pathToFileURL(`${dist}/node.js`).href);
 
 const agent = new Agent({ keepAlive: true });
@@ -41,7 +41,7 @@ async function start() {
   Object.assign(globalThis, globals);
   // Kept: the devices live as long as this object
   globalThis.dawn = create([]);
-  perform = createAgent({ origin, loadModel, gpu: globalThis.dawn, streams: { http: httpStream } });
+  perform = createAgent({ loadModel, gpu: globalThis.dawn, streams: { http: httpStream } });
 }
 
 function statusBytes(field) {
@@ -50,11 +50,11 @@ function statusBytes(field) {
 }
 
 /** Peak RSS of a load whose bytes are dropped, beside that of the process before. */
-async function dropMemory({ budgetBytes }) {
+async function dropMemory({ url, budgetBytes }) {
   globalThis.gc?.();
   const idle = statusBytes('VmRSS');
   let bytes = 0;
-  const model = await loadModel(`${origin}/model/tensor-cache.json`, {
+  const model = await loadModel(`${url}/tensor-cache.json`, {
     budgetBytes,
     consume(tensor, offset, chunk) {
       bytes += chunk.length;

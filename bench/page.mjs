@@ -2,8 +2,7 @@
 import { loadModel } from '/dist/index.js';
 import { createAgent } from './agent.mjs';
 
-const { origin } = globalThis.location;
-const here = createAgent({ origin, loadModel, gpu: navigator.gpu, streams: {} });
+const here = createAgent({ loadModel, gpu: navigator.gpu, streams: {} });
 
 let worker;
 function inWorker(task) {

@@ -16,10 +16,7 @@ const TYPES = {
   '.wasm': 'application/wasm',
 };
 
-const { nbytes, dist } = JSON.parse(process.argv[2]);
-const model = syntheticModel(nbytes);
-const manifest = tensorCache(model);
-const indexes = new Map(model.files.map((file, index) => [`/model/${file.path}`, index]));
+const { dist } = JSON.parse(process.argv[2]);
 const folders = { '/bench/': fileURLToPath(new URL('.', import.meta.url)), '/dist/': dist + sep };
 
 const asking = new Map();
@@ -29,8 +26,23 @@ process.on('message', ({ id, answer }) => {
   asking.delete(id);
 });
 
-async function sendModelFile(request, response, index) {
-  const file = model.files[index];
+const models = new Map();
+
+/** Answers for `/model/BYTES/NAME`: a file of the synthetic model of so many bytes. */
+function sendModel(request, response, nbytes, name) {
+  if (!models.has(nbytes)) models.set(nbytes, syntheticModel(nbytes));
+  const model = models.get(nbytes);
+  if (name === 'tensor-cache.json') {
+    response.writeHead(200, { 'Content-Type': 'application/json' }).end(tensorCache(model));
+    return undefined;
+  }
+  const index = model.files.findIndex((file) => file.path === name);
+  if (index >= 0) return sendModelFile(request, response, model.files[index], index);
+  response.writeHead(404).end();
+  return undefined;
+}
+
+async function sendModelFile(request, response, file, index) {
   const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
   const begin = range ? Number(range[1]) : 0;
   const end = range?.[2] ? Math.min(Number(range[2]) + 1, file.nbytes) : file.nbytes;
@@ -87,12 +99,8 @@ async function ask(request, response) {
 
 async function answer(request, response) {
   const { pathname } = new URL(request.url, 'http://127.0.0.1');
-  const index = indexes.get(pathname);
-  if (index !== undefined) return sendModelFile(request, response, index);
-  if (pathname === '/model/tensor-cache.json') {
-    response.writeHead(200, { 'Content-Type': 'application/json' }).end(manifest);
-    return;
-  }
+  const [, nbytes, name] = /^\/model\/(\d{1,12})\/([\w.-]+)$/.exec(pathname) ?? [];
+  if (name !== undefined) return sendModel(request, response, Number(nbytes), name);
   if (pathname === '/ask') return ask(request, response);
   for (const [prefix, folder] of Object.entries(folders)) {
     if (pathname.startsWith(prefix)) {
