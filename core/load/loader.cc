@@ -216,8 +216,10 @@ void Loader::opened(uint32_t id, uint64_t begin, bool ranged, std::optional<uint
   } else if (!stream->asked_whole) {
     // A range was asked for and the whole file came; a whole file asked for as such says nothing
     file.ranges = Ranges::no;
-    if (file.owner != kNone && file.owner != self) {
-      // Another stream reads this file to its end already; this one leaves its segment to it
+    const bool untouched = stream->position == segment.begin;
+    if (file.owner != kNone && file.owner != self && untouched) {
+      // Another stream reads this file to its end already; this one leaves its segment to it,
+      // unless bytes of it are passed on, which must not happen twice
       segment_taken_[stream->segment] = 0;
       first_open_segment_ = std::min(first_open_segment_, stream->segment);
       close_transfer(*stream);
@@ -225,7 +227,7 @@ void Loader::opened(uint32_t id, uint64_t begin, bool ranged, std::optional<uint
       stream->state = StreamState::idle;
       return dispatch();
     }
-    file.owner = self;
+    if (file.owner == kNone) file.owner = self;
   }
   stream->transfer_position = begin;
   stream->state = StreamState::reading;

@@ -86,6 +86,24 @@ TEST(Loader, FaultsGiveTheRightBytesOrAnError) {
   EXPECT_GT(retries, 1000u);
 }
 
+// Behind one address there may be servers of which some ignore Range.
+TEST(Loader, RangesThatComeAndGoGiveTheRightBytes) {
+  for (uint64_t seed = 1; seed <= 1500; ++seed) {
+    const SimulatedModel model = make_model(seed);
+    PlanOptions options = make_options(seed);
+    options.max_segment_bytes = 4096;
+    const LoadRun result = run(model, options, seed, {.cut = 0.05, .ignore_range = 0.3});
+    ASSERT_EQ(result.outcome.violation, "") << "seed " << seed;
+    if (result.outcome.error) {
+      ASSERT_EQ(result.outcome.error->code, ErrorCode::network)
+          << "seed " << seed << ": " << to_string(*result.outcome.error);
+    } else {
+      ASSERT_EQ(check_buffers(model, result.plan, result.outcome.buffers, options.staged), "")
+          << "seed " << seed;
+    }
+  }
+}
+
 TEST(Loader, AbortAtEveryStepLeavesNothingBehind) {
   const SimulatedModel model = make_model(7);
   const PlanOptions options = make_options(4);

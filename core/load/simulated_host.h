@@ -30,6 +30,7 @@ struct SimulatedFaults {
   bool no_ranges = false;    // the server sends whole files
   bool knows_size = true;    // the server tells the file's size
   uint64_t longer_by = 0;    // whole files have so many bytes more than they should
+  double ignore_range = 0;   // one server of several sends the whole file for a range
 };
 
 struct SimulatedOutcome {
@@ -239,7 +240,7 @@ class SimulatedHost {
     if (chance(faults_.refuse_open))
       return loader_.failed(p.id, {.code = ErrorCode::network, .message = "refused"}, true,
                             dice(3));
-    const bool ranged = p.end > 0 && !faults_.no_ranges;
+    const bool ranged = p.end > 0 && !faults_.no_ranges && !chance(faults_.ignore_range);
     Transfer transfer{.file = p.file, .position = ranged ? p.begin : 0};
     if (ranged && p.begin >= served_bytes(p.file))
       return loader_.failed(p.id, {.code = ErrorCode::range_out_of_bounds, .message = "416"},

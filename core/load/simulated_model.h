@@ -102,6 +102,7 @@ inline SimulatedFaults make_faults(uint64_t seed) {
       .no_ranges = random() % 5 == 0,
       .knows_size = random() % 3 != 0,
       .longer_by = random() % 30 == 0 ? 1 + random() % 2000 : 0,
+      .ignore_range = maybe(6, 0.2),
   };
 }
 
