@@ -161,6 +161,8 @@ const MAX_REDIRECTS = 20;
 const MAX_RETRY_AFTER_MS = 300_000;
 /** The stall timer's ticks in one stall timeout. */
 const STALL_TICKS = 4;
+/** A timer asked for more fires at once; 24 days are as good as never. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
 const REDIRECTS = new Set([301, 302, 303, 307, 308]);
 const RETRYABLE_STATUSES = new Set([408, 425, 429]);
 
@@ -320,20 +322,27 @@ export class HttpSource implements Source {
   /** One timer for all transfers. It counts its own ticks, so a computer that slept has stalled nothing. */
   #startTimer(): void {
     if (this.#timer !== undefined) return;
-    this.#timer = setInterval(() => {
-      this.#tick++;
-      for (const transfer of [...this.#transfers]) {
-        if (transfer.waitingSince < 0 || this.#tick - transfer.waitingSince <= STALL_TICKS)
-          continue;
-        transfer.fail(
-          new SluiceError(
-            'network',
-            `${transfer.file}: no bytes for ${this.#stallTimeoutMs / 1000} s, ${transfer.received} bytes after offset ${transfer.begin}`,
-            { file: transfer.file, retryable: true, hint: 'The connection or the server stalled.' },
-          ),
-        );
-      }
-    }, this.#stallTimeoutMs / STALL_TICKS);
+    this.#timer = setInterval(
+      () => {
+        this.#tick++;
+        for (const transfer of [...this.#transfers]) {
+          if (transfer.waitingSince < 0 || this.#tick - transfer.waitingSince <= STALL_TICKS)
+            continue;
+          transfer.fail(
+            new SluiceError(
+              'network',
+              `${transfer.file}: no bytes for ${this.#stallTimeoutMs / 1000} s, ${transfer.received} bytes after offset ${transfer.begin}`,
+              {
+                file: transfer.file,
+                retryable: true,
+                hint: 'The connection or the server stalled.',
+              },
+            ),
+          );
+        }
+      },
+      Math.min(this.#stallTimeoutMs / STALL_TICKS, MAX_TIMER_MS),
+    );
     // Node's timers are objects; one that only watches must not keep the process alive.
     if (typeof this.#timer === 'object') this.#timer.unref();
   }

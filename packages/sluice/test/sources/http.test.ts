@@ -370,6 +370,15 @@ for (const [name, makeTransport] of Object.entries(transports)) {
           bytes(0, 1000),
         );
       });
+      test('a timeout without end, or beyond what a timer takes, gives nothing up', async () => {
+        for (const stallTimeoutMs of [Infinity, 1e12]) {
+          const { path } = file({ bytesPerSecond: 50_000 });
+          sameBytes(
+            await readAll(await source({ stallTimeoutMs }).open(path, 0, 5_000)),
+            bytes(0, 5_000),
+          );
+        }
+      });
       test('a slow server is no stall', async () => {
         const { path } = file({ bytesPerSecond: 50_000 });
         sameBytes(
