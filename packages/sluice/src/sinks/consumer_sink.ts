@@ -39,9 +39,10 @@ export class ConsumerSink implements DirectSink {
     } catch (error) {
       throw this.#fail(error);
     }
-    if (done === undefined) return;
+    // A short arrow function returns whatever its expression gives, like a hash that was updated
+    if (typeof (done as Partial<Promise<void>> | undefined)?.then !== 'function') return;
     const write = this.#lifeline.race(
-      done.catch((error: unknown) => {
+      Promise.resolve(done).catch((error: unknown) => {
         throw this.#fail(error);
       }),
     );

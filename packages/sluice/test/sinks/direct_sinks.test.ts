@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 
 import { SluiceError } from '../../src/errors.js';
-import { ConsumerSink } from '../../src/sinks/consumer_sink.js';
+import { ConsumerSink, type Consumer } from '../../src/sinks/consumer_sink.js';
 import { CpuSink } from '../../src/sinks/cpu_sink.js';
 
 const failsWith =
@@ -68,6 +68,17 @@ describe('CpuSink', () => {
 });
 
 describe('ConsumerSink', () => {
+  test('a consumer may return anything', async () => {
+    let seen = 0;
+    const count = (_index: number, _offset: number, bytes: Uint8Array): unknown =>
+      (seen += bytes.length);
+    const sink = new ConsumerSink(count as Consumer);
+    await sink.allocate(0, { nbytes: 4, tensor: 'a' });
+    assert.equal(sink.write(0, 0, Uint8Array.of(7, 8)), undefined);
+    await sink.flush();
+    assert.equal(seen, 2);
+  });
+
   test('passes every piece on, and waits for what the consumer returns', async () => {
     const seen: [number, number, number[]][] = [];
     let release: () => void = () => undefined;
