@@ -14,8 +14,8 @@ export function createAgent({ loadModel, gpu, streams }) {
   };
   async function prepare(url) {
     const model = await fetchModel(url);
-    const { device, adapter, failure } = await requestDevice(gpu, model);
-    return { loadModel, model, device, adapter, failure };
+    const { device, adapter, takeFailure } = await requestDevice(gpu, model);
+    return { loadModel, model, device, adapter, takeFailure };
   }
   const allStreams = { fetch: fetchStream, byob: byobStream, ...streams };
 
@@ -27,7 +27,8 @@ export function createAgent({ loadModel, gpu, streams }) {
     }
     const stream = allStreams[task.stream ?? 'fetch'];
     const result = await perform({ ...environment, stream }, task);
-    if (environment.failure()) throw new Error(environment.failure());
+    const failure = environment.takeFailure();
+    if (failure) throw new Error(failure);
     return result;
   };
 }

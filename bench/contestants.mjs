@@ -276,7 +276,7 @@ async function fetchTensorCache({ model, device }, { staged, cache: cached }) {
     }
   }
   return {
-    note: unstaged.length > 0 ? `without the copies through wasm of ${unstaged.join(', ')}` : '',
+    note: unstaged.length > 0 ? `past wasm, which cannot hold it: ${unstaged.join(', ')}` : '',
     find: (name) => ({ buffer: buffers.get(name), offset: 0 }),
     async destroy() {
       for (const buffer of buffers.values()) buffer.destroy();
@@ -375,6 +375,10 @@ export async function requestDevice(gpu, model) {
   return {
     device,
     adapter: [vendor, architecture, description].filter(Boolean).join(' '),
-    failure: () => failure,
+    takeFailure() {
+      const said = failure;
+      failure = undefined;
+      return said;
+    },
   };
 }
