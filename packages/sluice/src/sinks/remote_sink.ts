@@ -51,8 +51,8 @@ interface Block {
 /**
  * The worker's half of a sink whose device lives on another thread (a GPUDevice belongs to the thread that
  * made it). Slots are pooled blocks: each is transferred with its upload, copied into a staging slot by
- * serveSink() and transferred back at once, so the worker fills the next block while the device takes the
- * last. Memory is therefore counted twice, once as block and once as staging: see remoteBytes().
+ * serveSink() and transferred back once the device's queue has its bytes, so the worker fills the next block
+ * while the device takes the last. Memory is therefore counted twice, once as block and once as staging: see remoteBytes().
  *
  * A failed upload is reported by the next operation, and by flush(). When the other half ends, every
  * operation rejects.
@@ -119,7 +119,7 @@ export class RemoteSink implements SlotSink {
     return bytes;
   }
 
-  /** Resolves when the block is back, which is before its bytes have reached the device. */
+  /** Resolves when the block is back: its bytes are in the device's queue, but need not have reached the device. */
   async upload(index: number, pieces: readonly Piece[]): Promise<void> {
     this.#lifeline.check();
     const slot = this.#blocks[index];
@@ -280,10 +280,15 @@ export function serveSink(port: SinkPort, sink: SlotSink): ServedSink {
         stop = Math.max(stop, piece.slotOffset + piece.nbytes);
       }
       sink.slot(staging).set(new Uint8Array(block, begin, stop - begin), begin);
-      post({ type: 'freed', slot, block }, [block]);
-      sink
-        .upload(staging, pieces)
+      const upload = sink.upload(staging, pieces);
+      // To the worker a block that is back is one whose bytes come before whatever is submitted from now on
+      const freed = (): void => {
+        post({ type: 'freed', slot, block }, [block]);
+      };
+      if (!sink.queuesLater) freed();
+      upload
         .then(() => {
+          if (sink.queuesLater) freed();
           free.push(staging);
           guarded(pump);
         })

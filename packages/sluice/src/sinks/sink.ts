@@ -31,6 +31,11 @@ export interface SlotSink {
   allocate(index: number, plan: BufferPlan): Promise<void>;
   /** The memory of a slot that no upload holds; valid until upload(). */
   slot(index: number): Uint8Array;
+  /**
+   * True where upload() may have to wait before its bytes are in the device's queue; they are once it resolves.
+   * Otherwise they are as soon as the call returns.
+   */
+  readonly queuesLater?: boolean;
   /** Sends a slot's pieces on their way; resolves once the slot may be filled again. */
   upload(index: number, pieces: readonly Piece[]): Promise<void>;
   /** Resolves when every upload has reached its buffer; rejects if the device failed meanwhile. */

@@ -33,6 +33,7 @@ export interface WriteBufferSinkOptions extends GpuSinkOptions {
 export class WriteBufferSink implements GpuSlotSink {
   readonly kind = 'slots';
   readonly path = 'writeBuffer';
+  readonly queuesLater = true;
   readonly #device: GPUDevice;
   readonly #lifeline = new Lifeline();
   readonly #buffers: GpuBuffers;

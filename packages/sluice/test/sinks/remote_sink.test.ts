@@ -185,6 +185,42 @@ describe('RemoteSink', TIMEOUT, () => {
     assert.equal(sink.closed, false);
   });
 
+  test('a block comes back only once its bytes are in the queue of the device', async () => {
+    const device = await nodeDevice();
+    let release: () => void = () => undefined;
+    const gate = new Promise<undefined>((resolve) => {
+      release = () => {
+        resolve(undefined);
+      };
+    });
+    const { queue } = device;
+    let written = 0;
+    const done = queue.onSubmittedWorkDone.bind(queue);
+    const write = queue.writeBuffer.bind(queue);
+    queue.onSubmittedWorkDone = () => gate.then(done);
+    queue.writeBuffer = (...given: Parameters<typeof write>) => {
+      written++;
+      write(...given);
+    };
+    const { remote, served } = join(new WriteBufferSink(device));
+    await remote.prepare(8, 64);
+    await remote.allocate(0, { nbytes: 64, tensor: 't' });
+    let back = 0;
+    const uploads = Array.from({ length: 8 }, async (_, slot) => {
+      await remote.upload(slot, [PIECE]);
+      back++;
+    });
+    for (let i = 0; i < 5; i++) await turn();
+    assert.equal(written, stagingSlotsFor(8));
+    assert.equal(back, written);
+    release();
+    await Promise.all(uploads);
+    assert.equal(written, 8);
+    remote.close(false);
+    await served.finished;
+    device.destroy();
+  });
+
   test('errors cross with their fields, and a refused buffer ends nothing', async () => {
     const sink = new ManualSink();
     const { remote } = join(sink);
