@@ -143,13 +143,14 @@ export async function queueDone(device: GPUDevice, lifeline: Lifeline): Promise<
 }
 
 /**
- * The staging buffers of a ring, mapped. Rejects with `device_limit` or `out_of_device_memory`, having
- * released what it made.
+ * The staging buffers of a ring, mapped. They are in `made` as soon as the call returns, so that the caller can
+ * destroy them without waiting. Rejects with `device_limit` or `out_of_device_memory`, having released what it made.
  */
 export async function createMappedSlots(
   device: GPUDevice,
   slots: number,
   slotBytes: number,
+  made: GPUBuffer[] = [],
 ): Promise<GPUBuffer[]> {
   const what = `${slots} staging slots of ${slotBytes} bytes`;
   const limit = device.limits.maxBufferSize;
@@ -160,7 +161,6 @@ export async function createMappedSlots(
       { expected: limit, actual: slotBytes, hint: 'choose a smaller budget or smaller slots' },
     );
   }
-  const made: GPUBuffer[] = [];
   let failure: SluiceError | undefined;
   try {
     // Where memory is short, an error scope reports it, and mappedAtCreation may also throw a RangeError.

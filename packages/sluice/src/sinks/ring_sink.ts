@@ -34,6 +34,7 @@ export class RingSink implements GpuSlotSink {
   readonly #buffers: GpuBuffers;
   readonly #unwatch: () => void;
   readonly #uploads = new Set<Promise<void>>();
+  readonly #staging: GPUBuffer[] = [];
   #slots: Slot[] = [];
   #slotBytes = 0;
 
@@ -48,13 +49,13 @@ export class RingSink implements GpuSlotSink {
     checkSlots(slots, slotBytes);
     if (this.#slotBytes !== 0) throw new SluiceError('internal', 'prepare() was called twice');
     this.#slotBytes = slotBytes;
-    const made = createMappedSlots(this.#device, slots, slotBytes);
+    const made = createMappedSlots(this.#device, slots, slotBytes, this.#staging);
     let buffers: GPUBuffer[];
     try {
       buffers = await this.#lifeline.race(made);
       this.#lifeline.check();
     } catch (error) {
-      void made.then(destroyAll, () => undefined);
+      destroyAll(this.#staging);
       throw error;
     }
     this.#slots = buffers.map((buffer) => ({ buffer, view: mappedView(buffer) }));
@@ -106,7 +107,7 @@ export class RingSink implements GpuSlotSink {
   close(keepBuffers: boolean): void {
     this.#unwatch();
     this.#lifeline.end(new SluiceError('aborted', 'the upload sink was closed'));
-    destroyAll(this.#slots.map((slot) => slot.buffer));
+    destroyAll(this.#staging);
     this.#slots = [];
     this.#buffers.close(keepBuffers);
   }

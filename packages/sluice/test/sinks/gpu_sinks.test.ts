@@ -297,6 +297,27 @@ describe('slots', TIMEOUT, () => {
     device.destroy();
   });
 
+  test('close() destroys staging slots that are still being made, at once', async () => {
+    const device = await nodeDevice();
+    const destroyed: string[] = [];
+    const create = device.createBuffer.bind(device);
+    device.createBuffer = (descriptor) => {
+      const buffer = create(descriptor);
+      const destroy = buffer.destroy.bind(buffer);
+      buffer.destroy = () => {
+        destroyed.push(buffer.label);
+        destroy();
+      };
+      return buffer;
+    };
+    const sink = new RingSink(device);
+    const preparing = sink.prepare(2, 4096);
+    sink.close(false);
+    assert.deepEqual(destroyed, ['sluice staging 0', 'sluice staging 1']);
+    await assert.rejects(preparing, failsWith('aborted'));
+    device.destroy();
+  });
+
   test('staging that cannot be had is device_limit or out_of_device_memory, and is released', async () => {
     const device = await nodeDevice();
     const limit = device.limits.maxBufferSize;
