@@ -46,6 +46,10 @@ export async function loadInWorker(
       });
     }
     const sink = await uploadSink(device, options);
+    // Also the buffers that the worker's half has closed to keep, where a callback throws after that
+    release.push(() => {
+      sink.close(false);
+    });
     const { port1, port2 } = new MessageChannel();
     const served = serveSink(port1, sink);
     release.push(() => {
@@ -93,8 +97,13 @@ class Conversation {
     { resolve: (message: FromWorker) => void; reject: (error: unknown) => void } | undefined;
   #error: SluiceError | undefined;
 
+  // The worker is ended with the load, so nothing waits for one that does not answer
   readonly #onAbort = (): void => {
-    this.send({ type: 'abort' });
+    this.#fail(
+      new SluiceError('aborted', 'the load was aborted by its caller', {
+        cause: this.#signal?.reason,
+      }),
+    );
   };
   readonly #onMessage = ({ data }: MessageEvent<FromWorker>): void => {
     switch (data.type) {

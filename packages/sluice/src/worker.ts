@@ -19,7 +19,6 @@ interface WorkerScope {
 }
 const scope = globalThis as unknown as WorkerScope;
 
-const abort = new AbortController();
 let source: Source | undefined;
 let model: LoaderModel | undefined;
 let manifest: ModelManifest | undefined;
@@ -31,7 +30,7 @@ async function handle(message: ToWorker): Promise<void> {
       const { module, place } = message;
       const opened = 'url' in place ? httpModel(place.url, place.http) : blobModel(place);
       source = opened.source;
-      model = await openModel(module, source, opened.name, abort.signal);
+      model = await openModel(module, source, opened.name);
       manifest = model.manifest();
       scope.postMessage({ type: 'opened', manifest });
       break;
@@ -48,7 +47,6 @@ async function handle(message: ToWorker): Promise<void> {
       const sink = new RemoteSink(message.port);
       try {
         const progress = await runLoad(model, manifest, plan, source, sink, {
-          signal: abort.signal,
           onProgress: message.progress
             ? (report) => {
                 scope.postMessage({ type: 'progress', progress: report });
@@ -70,9 +68,6 @@ async function handle(message: ToWorker): Promise<void> {
       }
       break;
     }
-    case 'abort':
-      abort.abort();
-      break;
   }
 }
 

@@ -14,12 +14,11 @@ export type ModelPlace =
     }
   | FileModel;
 
-/** What the page tells its loading worker, in this order: open, plan, run; abort at any time. */
+/** What the page tells its loading worker, in this order: open, plan, run. It stops a load by ending the worker. */
 export type ToWorker =
   | { type: 'open'; module: WebAssembly.Module; place: ModelPlace }
   | { type: 'plan'; options: PlanOptions }
-  | { type: 'run'; port: MessagePort; progress: boolean; tensors: boolean }
-  | { type: 'abort' };
+  | { type: 'run'; port: MessagePort; progress: boolean; tensors: boolean };
 
 /** What the worker answers: opened, planned, then progress and tensors until done; or failed at any time. */
 export type FromWorker =

@@ -1,0 +1,124 @@
+// loadInWorker() against a worker that does what the test says; the real one is tested in Chromium.
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { loadInWorker } from '../../src/load_in_worker.js';
+import { RemoteSink } from '../../src/sinks/remote_sink.js';
+import type { FromWorker, ToWorker } from '../../src/worker_protocol.js';
+import type { ModelManifest, ModelPlan } from '../../src/wasm/loader_module.js';
+import { nodeDevice } from '../sinks/node_gpu.js';
+import { SluiceError } from '../../src/errors.js';
+import { trackBuffers } from './support.js';
+
+const MANIFEST: ModelManifest = {
+  format: 'safetensors',
+  metadata: {},
+  files: [{ path: 'model.safetensors', nbytes: 64 }],
+  tensors: [
+    {
+      name: 'a',
+      dtype: 'uint8',
+      storedDtype: 'uint8',
+      shape: [64],
+      storedBytes: 64,
+      file: 0,
+      offset: 0,
+    },
+  ],
+};
+const PLAN: ModelPlan = {
+  placements: [{ dtype: 'uint8', nbytes: 64, buffer: 0, offset: 0 }],
+  buffers: [{ nbytes: 64, tensor: 0 }],
+  shares: { connections: 1, chunkBytes: 16384, slots: 2, slotBytes: 4096, scratchBytes: 0 },
+  sourceBytes: 64,
+  outputBytes: 64,
+  largestBuffer: 64,
+};
+const PLACE = { url: 'http://127.0.0.1/model.safetensors', http: {} };
+const MODULE = {} as WebAssembly.Module;
+
+async function rejects(load: Promise<unknown>, code: string, text = ''): Promise<SluiceError> {
+  const error: unknown = await load.then(
+    () => assert.fail('the load succeeded'),
+    (reason: unknown) => reason,
+  );
+  assert.ok(error instanceof SluiceError, String(error));
+  assert.equal(error.code, code, error.message);
+  assert.ok(error.message.includes(text), error.message);
+  return error;
+}
+
+class FakeWorker extends EventTarget {
+  terminated = false;
+  constructor(readonly act: (message: ToWorker, worker: FakeWorker) => void) {
+    super();
+  }
+  postMessage(message: ToWorker): void {
+    queueMicrotask(() => {
+      this.act(message, this);
+    });
+  }
+  say(data: FromWorker): void {
+    if (!this.terminated) this.dispatchEvent(new MessageEvent('message', { data }));
+  }
+  terminate(): void {
+    this.terminated = true;
+  }
+}
+
+describe('loadInWorker()', { timeout: 60_000 }, () => {
+  let device: GPUDevice;
+  before(async () => {
+    device = await nodeDevice();
+  });
+  after(() => {
+    device.destroy();
+  });
+
+  test('an abort is heard though the worker never answers', async () => {
+    const worker = new FakeWorker(() => undefined);
+    const abort = new AbortController();
+    const load = loadInWorker(MODULE, worker as unknown as Worker, PLACE, {
+      device,
+      signal: abort.signal,
+    });
+    setTimeout(() => {
+      abort.abort('no longer wanted');
+    }, 5);
+    const error = await rejects(load, 'aborted');
+    assert.equal(error.cause, 'no longer wanted');
+    assert.equal(worker.terminated, true);
+  });
+
+  test("a callback that throws after the worker's last upload leaves no buffer", async () => {
+    const buffers = trackBuffers(device);
+    const worker = new FakeWorker((message) => {
+      if (message.type === 'open') worker.say({ type: 'opened', manifest: MANIFEST });
+      else if (message.type === 'plan') worker.say({ type: 'planned', plan: PLAN });
+      else void upload(message.port);
+    });
+    async function upload(port: MessagePort): Promise<void> {
+      const sink = new RemoteSink(port);
+      const closed = new Promise((resolve) => {
+        port.addEventListener('close', resolve);
+      });
+      await sink.prepare(2, 4096);
+      await sink.allocate(0, { nbytes: 64, tensor: 'a' });
+      await sink.upload(0, [{ slotOffset: 0, buffer: 0, bufferOffset: 0, nbytes: 64 }]);
+      await sink.flush();
+      assert.equal(buffers.count > 0, true);
+      sink.close(true);
+      await closed;
+      worker.say({ type: 'tensor', index: 0 });
+    }
+    const load = loadInWorker(MODULE, worker as unknown as Worker, PLACE, {
+      device,
+      upload: 'ring',
+      onTensor: () => {
+        throw new Error('mine');
+      },
+    });
+    await rejects(load, 'internal', 'mine');
+    assert.equal(buffers.count, 0);
+    assert.equal(worker.terminated, true);
+  });
+});
