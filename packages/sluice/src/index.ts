@@ -76,10 +76,19 @@ async function modelPlace(
 ): Promise<ModelPlace> {
   if (isModelFiles(from)) return modelOfFiles(from);
   if (typeof from !== 'string' && !(from instanceof URL)) throw notAModel(from);
+  let url: string;
+  try {
+    url = new URL(from, globalThis.location.href).href;
+  } catch (cause) {
+    throw new SluiceError('invalid_argument', `'${String(from)}' is not a URL`, { cause });
+  }
   return {
-    url: new URL(from, globalThis.location.href).href,
+    url,
     http: {
-      ...(headers && typeof headers !== 'function' ? { headers } : {}),
+      // Plain, since a Headers object cannot be posted to a worker
+      ...(headers && typeof headers !== 'function'
+        ? { headers: Object.fromEntries(new Headers(headers)) }
+        : {}),
       ...(credentials ? { credentials } : {}),
       ...(stallTimeoutMs === undefined ? {} : { stallTimeoutMs }),
     },

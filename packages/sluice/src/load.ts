@@ -96,7 +96,17 @@ export async function loadHere(
 
 /** What `device` means here. */
 export function resolveTarget(device: LoadOptions['device']): GPUDevice | 'gpu' | 'cpu' {
-  if (device !== undefined && device !== 'auto') return device;
+  if (device !== undefined && device !== 'auto') {
+    // A GPUDevice of whatever implementation has a queue
+    if (device === 'gpu' || device === 'cpu' || (device as Partial<GPUDevice> | null)?.queue) {
+      return device;
+    }
+    const given = typeof device === 'string' ? `'${String(device)}'` : typeof device;
+    throw new SluiceError(
+      'invalid_argument',
+      `option device is ${given}; expected a GPUDevice, 'gpu', 'cpu' or 'auto'`,
+    );
+  }
   const gpu = typeof navigator === 'undefined' ? undefined : (navigator as Partial<Navigator>).gpu;
   return gpu === undefined ? 'cpu' : 'gpu';
 }

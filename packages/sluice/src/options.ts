@@ -85,6 +85,13 @@ export function planOptions(
   manifest: ModelManifest,
   sink: { staged: boolean; slotCopies: number },
 ): PlanOptions {
+  const upload: string = options.upload ?? 'auto';
+  if (!['auto', 'ring', 'writeBuffer'].includes(upload)) {
+    throw new SluiceError(
+      'invalid_argument',
+      `option upload is '${upload}'; expected 'auto', 'ring' or 'writeBuffer'`,
+    );
+  }
   const plan: PlanOptions = {
     budgetBytes: options.budgetBytes ?? DEFAULT_BUDGET_BYTES,
     connections: options.connections ?? 4,
@@ -103,8 +110,14 @@ function select(tensors: NonNullable<LoadOptions['tensors']>, manifest: ModelMan
   if (typeof tensors === 'function') {
     return manifest.tensors.flatMap((tensor, index) => (tensors(tensor) ? [index] : []));
   }
+  if (!Array.isArray(tensors)) {
+    throw new SluiceError(
+      'invalid_argument',
+      `option tensors is of type ${typeof tensors}; expected an array of names or a function`,
+    );
+  }
   const indices = new Map(manifest.tensors.map((tensor, index) => [tensor.name, index]));
-  return tensors.map((name) => {
+  return (tensors as readonly string[]).map((name) => {
     const index = indices.get(name);
     if (index === undefined) {
       throw new SluiceError(

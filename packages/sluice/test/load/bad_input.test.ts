@@ -520,6 +520,11 @@ describe('bad models', { timeout: 60_000 }, () => {
       [{ dtype: 'float8' as 'float16' }, 'dtype', 'float8'],
       [{ stallTimeoutMs: 0 }, 'stallTimeoutMs', '0'],
       [{ headers: { Range: 'bytes=0-1' } }, 'range'],
+      [{ device: 'cuda' as 'gpu' }, 'device', "'cuda'"],
+      [{ device: null as unknown as GPUDevice }, 'device', 'object'],
+      [{ tensors: 'a' as unknown as string[] }, 'tensors', 'string'],
+      [{ tensors: new Set(['a']) as unknown as string[] }, 'tensors', 'object'],
+      [{ upload: 'fast' as 'ring' }, 'upload', "'fast'"],
     ] as [LoadOptions, ...string[]][]) {
       await rejects(loadModel(url, options), 'invalid_argument', ...says);
     }
