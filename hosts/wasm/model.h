@@ -44,7 +44,7 @@ class Model {
 };
 
 // The options of plan() from JSON: {budgetBytes, connections, staged, slotCopies, maxSlotBytes,
-// maxSegmentBytes, shareBelowBytes, splitTensors, dtype, selected: [indices], seed}, all optional.
+// maxSegmentBytes, shareBelowBytes, splitTensors, dtype, selected: [indices]}, all optional.
 // Errors: invalid_argument.
 Result<PlanOptions> parse_options(std::string_view json, size_t tensor_count);
 
