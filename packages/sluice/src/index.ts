@@ -9,17 +9,8 @@ import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './source
 import type { ModelPlace } from './worker_protocol.js';
 import { asSluiceError, SluiceError } from './errors.js';
 
-export { SluiceError } from './errors.js';
-export type { ErrorCode, ErrorDetails } from './errors.js';
-export { Model } from './model.js';
-export type { CpuTensor, DType, GpuTensor, LoadedTensor, LoadReport } from './model.js';
-export type { LoadOptions, TensorConsumer, TensorInfo } from './options.js';
-export { requestDevice } from './sinks/device.js';
-export { measureUpload } from './sinks/measure_upload.js';
-export type { UploadMeasurement, UploadPath } from './sinks/measure_upload.js';
+export * from './exports.js';
 export { fromDataTransfer } from './sources/model_files.js';
-export type { ModelFiles } from './sources/model_files.js';
-export type { LoadProgress, ManifestTensor } from './wasm/loader_module.js';
 
 let compiled: Promise<WebAssembly.Module> | undefined;
 

@@ -13,16 +13,7 @@ import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './source
 import { nodeHttpTransport } from './sources/node_http.js';
 import type { Source } from './sources/source.js';
 
-export { SluiceError } from './errors.js';
-export type { ErrorCode, ErrorDetails } from './errors.js';
-export { Model } from './model.js';
-export type { CpuTensor, DType, GpuTensor, LoadedTensor, LoadReport } from './model.js';
-export type { LoadOptions, TensorConsumer, TensorInfo } from './options.js';
-export { requestDevice } from './sinks/device.js';
-export { measureUpload } from './sinks/measure_upload.js';
-export type { UploadMeasurement, UploadPath } from './sinks/measure_upload.js';
-export type { ModelFiles } from './sources/model_files.js';
-export type { LoadProgress, ManifestTensor } from './wasm/loader_module.js';
+export * from './exports.js';
 
 let compiled: Promise<WebAssembly.Module> | undefined;
 

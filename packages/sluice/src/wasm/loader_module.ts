@@ -202,11 +202,6 @@ export class LoaderModel {
     return new LoaderModel(exports, name);
   }
 
-  /** Bytes of wasm memory; it never shrinks. */
-  get memoryBytes(): number {
-    return this.#exports.memory.buffer.byteLength;
-  }
-
   /** What to read next to open the model; undefined once it is open. `end` undefined: to the end. */
   request(): { path: string; begin: number; end?: number } | undefined {
     const { text } = this.#checked(this.#exports.sluice_model_request(this.#model));
