@@ -42,7 +42,13 @@ if (values.help) {
   );
   process.exit(0);
 }
-process.exitCode = await main(values.model, values.dtype, Number(values.budget) * 2 ** 20);
+try {
+  process.exitCode = await main(values.model, values.dtype, Number(values.budget) * 2 ** 20);
+} catch (error) {
+  const [reason = ''] = (error instanceof Error ? error.message : String(error)).split('\n');
+  console.error(`make run: ${values.model} was not loaded and checked: ${reason}`);
+  process.exitCode = 1;
+}
 
 async function main(model: string, dtype: string, budgetBytes: number): Promise<number> {
   const packed = join(ROOT, 'build/run', `${basename(model).replace(/\.[^.]*$/, '')}-${dtype}`);
@@ -59,8 +65,10 @@ async function main(model: string, dtype: string, budgetBytes: number): Promise<
     });
     const idle = await browserMemory(chromium.pid);
     const memory = sampleMemory(chromium.pid);
-    const result = await page.evaluate(loadInPage, { url: `${server.origin}/`, budgetBytes });
-    const peak = await memory.stop();
+    const result = await page
+      .evaluate(loadInPage, { url: `${server.origin}/`, budgetBytes })
+      .finally(() => memory.stop());
+    const { peak } = memory;
     bar.end();
     const actual = await page.evaluate(digestInPage, undefined);
     const wrong = compare(actual, expected);
