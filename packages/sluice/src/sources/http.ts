@@ -254,7 +254,12 @@ export class HttpSource implements Source {
         () => undefined,
       );
       const response = await Promise.race([responding, transfer.failed]);
-      transfer.accept(response.body, this.#check(path, file, response, begin, end));
+      try {
+        transfer.accept(response.body, this.#check(path, file, response, begin, end));
+      } catch (error) {
+        response.body.cancel(); // the signal alone may not end it
+        throw error;
+      }
       transfer.waitingSince = -1;
       return transfer;
     } catch (error) {

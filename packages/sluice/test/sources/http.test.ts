@@ -776,6 +776,19 @@ describe('HttpSource over a fetch of the page', () => {
     await rejects(tardy.open('a', 0, undefined), 'network', '0.02 s');
     await until(() => late !== undefined && cancelled, 'the late response is cancelled');
   });
+  test('a refused answer of a fetch that does not heed its signal is cancelled', async () => {
+    for (const [status, headers, code] of [
+      [403, {}, 'http_status'],
+      [404, {}, 'not_found'],
+      [503, {}, 'http_status'],
+      [206, { 'Content-Encoding': 'gzip' }, 'http_status'],
+    ] as const) {
+      let cancelled = false;
+      const body = new ReadableStream({ cancel: () => void (cancelled = true) });
+      await rejects(over(() => new Response(body, { status, headers })).open('a', 0, 1), code);
+      await until(() => cancelled, `the body of the answer with status ${status} is cancelled`);
+    }
+  });
   test('a TypeError names the URL and the cause, and hints at CORS in a page of another origin', async () => {
     const failing = () => over(() => Promise.reject(new TypeError('Failed to fetch')));
     const plain = await rejects(
