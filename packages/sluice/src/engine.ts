@@ -1,3 +1,4 @@
+import { aborted, orAborted } from './abort.js';
 import { SluiceError } from './errors.js';
 import { OP } from './generated/abi.js';
 import type { Sink } from './sinks/sink.js';
@@ -81,16 +82,12 @@ class Engine {
     const { signal } = this.#options;
     const onAbort = (): void => {
       this.#event(() => {
-        this.#stop(
-          new SluiceError('aborted', 'the load was aborted by its caller', {
-            cause: signal?.reason,
-          }),
-        );
+        if (signal) this.#stop(aborted(signal));
       });
     };
     const { slots, slotBytes } = this.#plan.shares;
     if (this.#sink.kind === 'slots') {
-      await this.#sink.prepare(slots, slotBytes);
+      await orAborted(this.#sink.prepare(slots, slotBytes), signal, () => undefined);
       // Heard at once, though no bytes are on their way that would meet it
       this.#sink.onEnd((error) => {
         this.#event(() => {

@@ -1,3 +1,4 @@
+import { orAborted } from './abort.js';
 import { asSluiceError, SluiceError } from './errors.js';
 import { runLoad } from './engine.js';
 import { Model, type DType, type LoadedTensor } from './model.js';
@@ -121,18 +122,24 @@ export async function deviceFor(
   if (target !== 'gpu') return { device: target, owned: false };
   const largest = plan.buffers.find((buffer) => buffer.nbytes === plan.largestBuffer);
   const tensor = largest && manifest.tensors[largest.tensor]?.name;
-  const device = await requestDevice(undefined, {
+  const requested = requestDevice(undefined, {
     largestBufferBytes: plan.largestBuffer,
     ...(tensor === undefined ? {} : { tensor }),
     ...(options.requiredFeatures ? { requiredFeatures: options.requiredFeatures } : {}),
+  });
+  const device = await orAborted(requested, options.signal, (late) => {
+    late.destroy();
   });
   return { device, owned: true };
 }
 
 export function uploadSink(device: GPUDevice, options: LoadOptions): Promise<GpuSlotSink> {
-  return createUploadSink(device, {
+  const sink = createUploadSink(device, {
     path: options.upload ?? 'auto',
     ...(options.usage === undefined ? {} : { usage: options.usage }),
+  });
+  return orAborted(sink, options.signal, (late) => {
+    late.close(false);
   });
 }
 

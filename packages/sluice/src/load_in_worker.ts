@@ -1,3 +1,4 @@
+import { aborted } from './abort.js';
 import { asSluiceError, SluiceError } from './errors.js';
 import {
   buildModel,
@@ -99,11 +100,7 @@ class Conversation {
 
   // The worker is ended with the load, so nothing waits for one that does not answer
   readonly #onAbort = (): void => {
-    this.#fail(
-      new SluiceError('aborted', 'the load was aborted by its caller', {
-        cause: this.#signal?.reason,
-      }),
-    );
+    if (this.#signal) this.#fail(aborted(this.#signal));
   };
   readonly #onMessage = ({ data }: MessageEvent<FromWorker>): void => {
     switch (data.type) {

@@ -1,3 +1,4 @@
+import { aborted } from './abort.js';
 import { asSluiceError, SluiceError } from './errors.js';
 import type { Source } from './sources/source.js';
 import { LoaderModel } from './wasm/loader_module.js';
@@ -130,10 +131,6 @@ async function readOnce(
     offset += chunk.byteLength;
   }
   return { bytes, fileBytes: stream.fileBytes };
-}
-
-function aborted(signal: AbortSignal): SluiceError {
-  return new SluiceError('aborted', 'the load was aborted by its caller', { cause: signal.reason });
 }
 
 function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
