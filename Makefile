@@ -23,7 +23,7 @@ ABI_GENERATOR := build/native/hosts/wasm/$(ABI_GENERATOR_TARGET)
 PACKAGE := packages/sluice
 ABI_TS := $(PACKAGE)/src/generated/abi.ts
 
-.PHONY: help setup build native asan wasm abi package model run demo test lint format bench fuzz clean
+.PHONY: help setup build native asan wasm abi package model reference run demo test lint format bench fuzz clean
 
 help: ## Say what there is
 	@printf 'Targets of make:\n'
@@ -71,7 +71,11 @@ run: package model ## Load a real model into headless Chromium's WebGPU, check e
 demo: package ## Serve the demo page on 127.0.0.1
 	@$(NODE) --import tsx apps/demo/serve.ts $(DEMO)
 
-test: build asan ## Run every test; the last line is `N passed, M failed`
+# What tests/reference holds the loader against
+reference: | setup
+	@tools/fetch_model.sh reference
+
+test: build asan reference ## Run every test; the last line is `N passed, M failed`
 	@tools/test.py
 
 lint: package ## Check format, lint and layering; the last line is `N passed, M failed`
@@ -84,9 +88,9 @@ bench: build ## Measure throughput, size and start-up time
 	@$(NODE) bench/main.mjs
 
 SECONDS ?= 60
-fuzz: build/fuzz/build.ninja ## Fuzz each target for SECONDS=60; what it finds lands in build/fuzz/findings
+fuzz: build/fuzz/build.ninja ## Fuzz each target for SECONDS=60, or RUNS= times; what it finds lands in build/fuzz/findings
 	@cmake --build --preset fuzz -j $(JOBS)
-	@tools/fuzz.py --seconds $(SECONDS)
+	@tools/fuzz.py --jobs $(JOBS) $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS))
 
 LOADS ?= 1000000
 simulate: build/native/build.ninja ## Load LOADS=1000000 random models under random faults, and check every byte
