@@ -2,7 +2,7 @@
 """Model files as the reference libraries `safetensors` and `gguf` read and write them.
 
   reference.py write FOLDER    writes types.safetensors, types.gguf and blocks.gguf: each element type
-                               that the library has, with bytes that a seed determines
+                               that the libraries have, with bytes that a seed determines
   reference.py read FILE...    prints {FILE: {stored: TENSORS, float32: TENSORS}} as JSON, where TENSORS
                                is {name: {dtype, shape, nbytes, sha256}}, outermost dimension first
 
@@ -29,6 +29,9 @@ GGML_PLAIN = {
 GGML_DECODED = (
     GGML.Q4_0, GGML.Q4_1, GGML.Q5_0, GGML.Q5_1, GGML.Q8_0, GGML.Q4_K, GGML.Q5_K, GGML.Q6_K,
 )  # fmt: skip
+# 36 bytes a block in ggml itself (ggml-common.h, block_q8_1), 40 in this library; no file has it: it
+# is ggml's own, for activations on their way
+GGML_UNSURE = (GGML.Q8_1,)
 # Where the factors of a block stand: an f16 each, which must be finite
 GGML_FACTORS = {GGML.Q4_K: (0, 2), GGML.Q5_K: (0, 2), GGML.Q6_K: (208,)}
 SAFETENSORS = {
@@ -154,7 +157,7 @@ def main() -> int:
         write_safetensors(folder / "types.safetensors", np.random.default_rng(1))
         known = [*GGML_PLAIN, *GGML_DECODED]
         write_gguf(folder / "types.gguf", np.random.default_rng(2), known)
-        others = [kind for kind in gguf.GGML_QUANT_SIZES if kind not in known]
+        others = [k for k in gguf.GGML_QUANT_SIZES if k not in (*known, *GGML_UNSURE)]
         write_gguf(folder / "blocks.gguf", np.random.default_rng(3), others)
     else:
         read = {".safetensors": read_safetensors, ".gguf": read_gguf}
