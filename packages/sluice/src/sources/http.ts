@@ -683,19 +683,24 @@ function checkContentRange(
   const limit = end === undefined ? Infinity : end - begin;
   const header = response.header('content-range');
   const wrong = (what: string) =>
+    // Not range_out_of_bounds, which says that the file ends before the range
     new SluiceError(
-      'range_out_of_bounds',
+      'http_status',
       `${file}: asked for ${asked}, and the server answered with ${what}`,
       {
         file,
         status: response.status,
-        expected: begin,
         hint: "The server's answers to Range requests are wrong.",
       },
     );
   if (/^multipart\//i.test(response.header('content-type') ?? '')) throw wrong('a multipart body');
   if (header === null) {
     if (!response.filtered) throw wrong('status 206 and no Content-Range');
+    // CORS hides Content-Range unless the server exposes it, but never Content-Length
+    const length = parseCount(response.header('content-length'));
+    if (length !== undefined && length > limit) {
+      throw wrong(`status 206 and ${length} bytes, ${length - limit} more than that`);
+    }
     return { begin, ranged: true, fileBytes: undefined, promised: undefined, limit };
   }
   const match = /^bytes (\d+)-(\d+)\/(\d+|\*)$/i.exec(header.trim());
