@@ -1,11 +1,12 @@
 // Loads under the simulated host, by the million: `simulate [loads] [first seed]`. Each seed gives
 // a model, options, an order of events and faults. Ends with 1 at the first load that leaks, hangs
-// or lets a wrong byte reach a tensor, and names its seed.
+// or lets a wrong byte reach a tensor, and names its seed; with 2 where it is called wrongly.
 #include <atomic>
+#include <charconv>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -44,11 +45,21 @@ std::string load(uint64_t seed, Counts& counts) {
   return testing::check_buffers(model, *plan, outcome.buffers, options.staged);
 }
 
+bool parse(std::string_view text, uint64_t& number) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  const uint64_t loads = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 100'000;
-  const uint64_t first = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  uint64_t loads = 100'000;
+  uint64_t first = 1;
+  if (argc > 3 || (argc > 1 && (!parse(argv[1], loads) || loads == 0)) ||
+      (argc > 2 && !parse(argv[2], first)) || first + loads < first) {
+    std::fprintf(stderr, "usage: simulate [loads, at least 1 (100000)] [first seed (1)]\n");
+    return 2;
+  }
   const unsigned threads = std::max(1u, std::thread::hardware_concurrency());
   std::atomic<uint64_t> next = first;
   std::atomic<bool> wrong = false;
