@@ -2,7 +2,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { asSluiceError } from './errors.js';
+import { asSluiceError, SluiceError } from './errors.js';
 import { loadHere } from './load.js';
 import type { Model } from './model.js';
 import type { LoadOptions } from './options.js';
@@ -51,6 +51,11 @@ async function modelAt(
 ): Promise<{ source: Source; name: string }> {
   if (typeof given !== 'string' && !(given instanceof URL)) throw notAModel(given);
   const location = String(given);
+  if (location === '') {
+    throw new SluiceError('invalid_argument', 'the location of the model is empty', {
+      hint: "give a URL or a path; '.' for the folder in which the process runs",
+    });
+  }
   if (/^https?:/i.test(location)) {
     return httpModel(location, {
       ...options,

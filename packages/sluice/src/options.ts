@@ -92,6 +92,13 @@ export function planOptions(
       `option upload is '${upload}'; expected 'auto', 'ring' or 'writeBuffer'`,
     );
   }
+  // What JSON cannot say; the loader checks the rest
+  for (const name of ['budgetBytes', 'connections', 'shareBelowBytes'] as const) {
+    const value = options[name];
+    if (typeof value === 'number' && !Number.isFinite(value)) {
+      throw new SluiceError('invalid_argument', `option ${name} is ${value}; expected a number`);
+    }
+  }
   const plan: PlanOptions = {
     budgetBytes: options.budgetBytes ?? DEFAULT_BUDGET_BYTES,
     connections: options.connections ?? 4,

@@ -514,7 +514,10 @@ describe('bad models', { timeout: 60_000 }, () => {
     for (const [options, ...says] of [
       [{ budgetBytes: -1 }, 'budgetBytes', '-1'],
       [{ budgetBytes: 1.5 }, 'budgetBytes', '1.5'],
-      [{ budgetBytes: NaN }, 'budgetBytes'],
+      [{ budgetBytes: NaN }, 'budgetBytes', 'NaN'],
+      [{ budgetBytes: Infinity }, 'budgetBytes', 'Infinity'],
+      [{ connections: NaN }, 'connections', 'NaN'],
+      [{ device, shareBelowBytes: NaN }, 'shareBelowBytes', 'NaN'],
       [{ connections: 0 }, 'connections'],
       [{ connections: 1000 }, 'connections'],
       [{ dtype: 'float8' as 'float16' }, 'dtype', 'float8'],
@@ -528,6 +531,7 @@ describe('bad models', { timeout: 60_000 }, () => {
     ] as [LoadOptions, ...string[]][]) {
       await rejects(loadModel(url, options), 'invalid_argument', ...says);
     }
+    await rejects(loadModel(''), 'invalid_argument', 'empty');
     await rejects(loadModel('http://'), 'invalid_argument', 'http://');
     await rejects(loadModel('http://user:pw@127.0.0.1/m.gguf'), 'invalid_argument', 'password');
   });
