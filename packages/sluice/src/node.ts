@@ -17,10 +17,19 @@ export * from './exports.js';
 
 let compiled: Promise<WebAssembly.Module> | undefined;
 
+/** The loader's wasm lies beside this file; compiled once a process, and again after a failure. */
 function loaderModule(): Promise<WebAssembly.Module> {
-  compiled ??= readFile(new URL('./sluice_loader.wasm', import.meta.url)).then((bytes) =>
-    WebAssembly.compile(bytes),
-  );
+  const file = fileURLToPath(new URL('./sluice_loader.wasm', import.meta.url));
+  compiled ??= readFile(file)
+    .then((bytes) => WebAssembly.compile(bytes))
+    .catch((cause: unknown) => {
+      compiled = undefined;
+      throw new SluiceError('internal', `${file} does not load: ${asSluiceError(cause).message}`, {
+        file,
+        hint: "it lies beside the package's JavaScript; install the package again",
+        cause,
+      });
+    });
   return compiled;
 }
 
