@@ -16,7 +16,7 @@ TSC := $(NODE) node_modules/typescript/bin/tsc
 JOBS ?= $(shell nproc)
 
 # What the CMake builds make that the npm package takes
-LOADER_WASM := build/wasm/hosts/wasm/sluice_loader.min.wasm
+WASM_MODULES := sluice_loader sluice_store
 ABI_GENERATOR_TARGET := abi_gen
 ABI_GENERATOR := build/native/hosts/wasm/$(ABI_GENERATOR_TARGET)
 
@@ -55,7 +55,7 @@ abi: build/native/build.ninja
 
 package: wasm abi
 	@mkdir -p $(PACKAGE)/dist
-	@cp -u $(LOADER_WASM) $(PACKAGE)/dist/sluice_loader.wasm
+	@for name in $(WASM_MODULES); do cp -u build/wasm/hosts/wasm/$$name.min.wasm $(PACKAGE)/dist/$$name.wasm; done
 	@$(TSC) -p $(PACKAGE)/tsconfig.json
 
 build: native package ## Build everything: the native command, the loader's wasm, the npm package

@@ -10,7 +10,7 @@ apt_packages=(
     wasi-libc libc++-19-dev-wasm32 libclang-rt-19-dev-wasm32 binaryen
     cmake ninja-build ccache
     # Libraries
-    nlohmann-json3-dev libcli11-dev libssl-dev libboost1.81-dev libbenchmark-dev libgtest-dev
+    nlohmann-json3-dev libcli11-dev libssl-dev libboost1.81-dev libbenchmark-dev libgtest-dev libxxhash-dev
     # WebGPU on the software adapter, in the browser and (through libvulkan1) in Node
     chromium libvulkan1
     # Tools

@@ -1,4 +1,4 @@
-// The layout of what crosses between the loader's wasm and JavaScript. hosts/wasm/abi_gen.cc writes
+// The layout of what crosses between our wasm modules and JavaScript. hosts/wasm/abi_gen.cc writes
 // packages/sluice/src/generated/abi.ts from it, so that no number is typed twice.
 //
 // Byte counts cross as doubles: exact to 2^53, which make_plan() makes sure of, and cheaper than
@@ -9,8 +9,10 @@
 
 namespace sluice::wasm {
 
-// Raised whenever a layout, an export or its meaning changes; JavaScript refuses any other.
+// Raised whenever a layout, an export or its meaning changes; JavaScript refuses any other. One of
+// sluice_loader.wasm, one of sluice_store.wasm.
 inline constexpr uint32_t kAbiVersion = 1;
+inline constexpr uint32_t kStoreAbiVersion = 1;
 
 // What every fallible export returns a pointer to; valid until the next call of any export.
 struct CallResult {
@@ -54,6 +56,16 @@ struct WireProgress {
   double budget_used;
   double budget_peak;
   double budget_limit;
+};
+
+// sluice::StoredRun, as store_model_find() gives it; `end` is infinite where it is not known.
+struct StoreRun {
+  uint32_t stored;
+  uint32_t digest_low;
+  uint32_t digest_high;
+  uint32_t padding;
+  double begin;
+  double end;
 };
 
 }  // namespace sluice::wasm

@@ -7,6 +7,7 @@
 #include "core/base/dtype.h"
 #include "core/base/error.h"
 #include "core/load/loader.h"
+#include "core/store/stored_model.h"
 #include "hosts/wasm/abi.h"
 
 namespace {
@@ -54,6 +55,12 @@ void print_layouts() {
   FIELD(WireProgress, budget_used);
   FIELD(WireProgress, budget_peak);
   FIELD(WireProgress, budget_limit);
+  std::printf("} as const;\n\n/** Offsets in bytes. */\nexport const STORE_RUN = {\n");
+  FIELD(StoreRun, stored);
+  FIELD(StoreRun, digest_low);
+  FIELD(StoreRun, digest_high);
+  FIELD(StoreRun, begin);
+  FIELD(StoreRun, end);
   std::printf("} as const;\n\n");
 }
 
@@ -98,11 +105,14 @@ void print_names() {
 
 int main() {
   std::printf("// Written by hosts/wasm/abi_gen.cc; do not edit.\n\n");
-  std::printf("export const ABI_VERSION = %u;\n\n", wasm::kAbiVersion);
+  std::printf("export const ABI_VERSION = %u;\n", wasm::kAbiVersion);
+  std::printf("export const STORE_ABI_VERSION = %u;\n\n", wasm::kStoreAbiVersion);
   std::printf("export const DECODE_INPUT_BYTES = %llu;\n",
               static_cast<unsigned long long>(kDecodeInputBytes));
-  std::printf("export const DECODE_OUTPUT_BYTES = %llu;\n\n",
+  std::printf("export const DECODE_OUTPUT_BYTES = %llu;\n",
               static_cast<unsigned long long>(kDecodeOutputBytes));
+  std::printf("export const STORE_BLOCK_BYTES = %llu;\n\n",
+              static_cast<unsigned long long>(kStoreBlockBytes));
   print_layouts();
   print_ops();
   print_names();

@@ -1,4 +1,5 @@
-// Everything the loader's wasm asks of its host. There is nothing else: no WASI, no clock, no I/O.
+// Everything a wasm module of ours asks of its host. There is nothing else: no WASI, no clock, no
+// I/O.
 #pragma once
 
 #include <cstdint>

@@ -12,6 +12,7 @@
 #include "hosts/wasm/abi.h"
 #include "hosts/wasm/imports.h"
 #include "hosts/wasm/model.h"
+#include "hosts/wasm/reply.h"
 
 namespace {
 
@@ -21,46 +22,14 @@ using namespace sluice::wasm;
 constexpr uint32_t kCommandsPerPoll = 128;
 
 // Everything the exports hand out, made by sluice_initialize() and by nothing before it.
-struct Exchange {
-  CallResult result;
-  std::string text;
+struct Exchange : Reply {
   WireCommand commands[kCommandsPerPoll];
   std::vector<WirePiece> pieces;
   WireProgress progress;
   alignas(16) std::byte decode_input[kDecodeInputBytes];
   alignas(16) std::byte decode_output[kDecodeOutputBytes];
 };
-constinit Exchange* exchange = nullptr;
-
-uint32_t address(const void* pointer) {
-  return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(pointer));
-}
-std::string_view text_at(const char* text, uint32_t length) { return {text, length}; }
-
-CallResult* succeed(std::string text, uint32_t value = 0) {
-  exchange->text = std::move(text);
-  exchange->result = {0, address(exchange->text.data()),
-                      static_cast<uint32_t>(exchange->text.size()), value};
-  return &exchange->result;
-}
-
-CallResult* hand_out(const void* data, size_t nbytes, uint32_t value) {
-  exchange->result = {0, address(data), static_cast<uint32_t>(nbytes), value};
-  return &exchange->result;
-}
-
-CallResult* fail(const Error& error) {
-  succeed(to_json(error));
-  exchange->result.status = static_cast<uint32_t>(error.code);
-  return &exchange->result;
-}
-
-CallResult* report(const Status& status) {
-  return status ? succeed(std::string()) : fail(status.error());
-}
-CallResult* report_text(Result<std::string> result) {
-  return result ? succeed(std::move(*result)) : fail(result.error());
-}
+Exchange* exchange() { return static_cast<Exchange*>(reply); }
 
 // An error that the host met: the JSON that SluiceError.toJSON() gives. Whatever is missing or of
 // another kind is left out; a code outside the list becomes `internal`.
@@ -89,12 +58,6 @@ Error error_from_json(std::string_view text) {
   return error;
 }
 
-// A count of bytes from JavaScript; nothing for a negative one, which stands for "unknown".
-std::optional<uint64_t> bytes_or_unknown(double nbytes) {
-  if (!(nbytes >= 0) || nbytes > 9007199254740992.0) return std::nullopt;
-  return static_cast<uint64_t>(nbytes);
-}
-
 }  // namespace
 
 extern "C" {
@@ -104,7 +67,7 @@ uint32_t sluice_abi_version() { return kAbiVersion; }
 
 // Must be called once, before anything but sluice_abi_version().
 void sluice_initialize() {
-  if (exchange == nullptr) exchange = new Exchange();
+  if (reply == nullptr) reply = new Exchange();
 }
 
 // Memory of `nbytes` bytes for texts and bytes to pass in; the host's until sluice_deallocate().
@@ -149,7 +112,7 @@ CallResult* sluice_model_plan(Model* model, const char* options, uint32_t length
 // lies its output of kDecodeOutputBytes bytes.
 CallResult* sluice_model_start(Model* model) {
   if (const Status started = model->loader()->start(); !started) return fail(started.error());
-  return succeed(std::string(), address(exchange->decode_input));
+  return succeed(std::string(), address(exchange()->decode_input));
 }
 
 // Up to kCommandsPerPoll commands, an array of WireCommand. value: how many.
@@ -157,7 +120,7 @@ CallResult* sluice_model_poll(Model* model) {
   uint32_t count = 0;
   Command command;
   while (count < kCommandsPerPoll && model->loader()->poll(command)) {
-    exchange->commands[count++] = {
+    exchange()->commands[count++] = {
         .op = static_cast<uint32_t>(command.op),
         .stream = command.stream,
         .target = command.target,
@@ -169,26 +132,26 @@ CallResult* sluice_model_poll(Model* model) {
         .output = static_cast<double>(command.output),
     };
   }
-  return hand_out(exchange->commands, count * sizeof(WireCommand), count);
+  return hand_out(exchange()->commands, count * sizeof(WireCommand), count);
 }
 
 // The pieces of a slot that is to be uploaded, an array of WirePiece. value: how many.
 CallResult* sluice_model_pieces(Model* model, uint32_t slot) {
-  exchange->pieces.clear();
+  exchange()->pieces.clear();
   for (const UploadPiece& piece : model->loader()->pieces(slot))
-    exchange->pieces.push_back({.buffer = piece.buffer,
-                                .tensor = piece.tensor,
-                                .slot_offset = static_cast<double>(piece.slot_offset),
-                                .buffer_offset = static_cast<double>(piece.buffer_offset),
-                                .nbytes = static_cast<double>(piece.nbytes)});
-  return hand_out(exchange->pieces.data(), exchange->pieces.size() * sizeof(WirePiece),
-                  static_cast<uint32_t>(exchange->pieces.size()));
+    exchange()->pieces.push_back({.buffer = piece.buffer,
+                                  .tensor = piece.tensor,
+                                  .slot_offset = static_cast<double>(piece.slot_offset),
+                                  .buffer_offset = static_cast<double>(piece.buffer_offset),
+                                  .nbytes = static_cast<double>(piece.nbytes)});
+  return hand_out(exchange()->pieces.data(), exchange()->pieces.size() * sizeof(WirePiece),
+                  static_cast<uint32_t>(exchange()->pieces.size()));
 }
 
 // Carries out an Op::decode whose input was copied to the address that start() gave.
 void sluice_model_decode(Model* model, uint32_t stream, uint32_t tensor, uint32_t nbytes) {
   model->loader()->decode({.op = Op::decode, .stream = stream, .tensor = tensor},
-                          {exchange->decode_input, nbytes}, exchange->decode_output);
+                          {exchange()->decode_input, nbytes}, exchange()->decode_output);
 }
 
 // The loader's events (core/load/loader.h).
@@ -239,7 +202,7 @@ CallResult* sluice_model_error(Model* model) {
 // Data: a WireProgress.
 CallResult* sluice_model_progress(Model* model) {
   const Progress progress = model->loader()->progress();
-  exchange->progress = {
+  exchange()->progress = {
       .source_bytes_done = static_cast<double>(progress.source_bytes_done),
       .source_bytes = static_cast<double>(progress.source_bytes),
       .output_bytes_done = static_cast<double>(progress.output_bytes_done),
@@ -251,7 +214,7 @@ CallResult* sluice_model_progress(Model* model) {
       .budget_peak = static_cast<double>(progress.budget_peak),
       .budget_limit = static_cast<double>(progress.budget_limit),
   };
-  return hand_out(&exchange->progress, sizeof(WireProgress), 0);
+  return hand_out(&exchange()->progress, sizeof(WireProgress), 0);
 }
 
 }  // extern "C"

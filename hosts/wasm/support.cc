@@ -15,7 +15,7 @@ namespace {
 
 void* allocate(size_t nbytes) {
   void* memory = std::malloc(nbytes == 0 ? 1 : nbytes);
-  if (memory == nullptr) panic("the loader's wasm memory is exhausted");
+  if (memory == nullptr) panic("the wasm memory is exhausted");
   return memory;
 }
 
