@@ -4,6 +4,11 @@
 #include <utility>
 
 namespace sluice {
+namespace {
+
+constexpr uint64_t kDefaultRepeatedBytes = 64ull << 20;
+
+}  // namespace
 
 Loader::Loader(Manifest manifest, Plan plan, const PlanOptions& options, RetryPolicy retry,
                uint64_t seed)
@@ -20,6 +25,8 @@ Loader::Loader(Manifest manifest, Plan plan, const PlanOptions& options, RetryPo
   segment_taken_.resize(plan_.segments.size());
   buffer_state_.resize(plan_.buffers.size());
   tensor_missing_.resize(plan_.placements.size());
+  if (retry_.max_repeated_bytes == 0)
+    retry_.max_repeated_bytes = std::max(kDefaultRepeatedBytes, plan_.source_bytes);
   progress_.source_bytes = plan_.source_bytes;
   progress_.output_bytes = plan_.output_bytes;
   progress_.budget_limit = options.budget_bytes;
@@ -314,9 +321,16 @@ void Loader::retry(Stream& stream, Error error, bool retryable, uint64_t retry_a
   if (stream.position != stream.last_failure_position) stream.attempts = 0;
   stream.last_failure_position = stream.position;
   ++stream.attempts;
-  if (!retryable || stream.attempts >= retry_.max_attempts) {
+  const bool repeats_too_much = repeated_bytes_ >= retry_.max_repeated_bytes;
+  if (!retryable || stream.attempts >= retry_.max_attempts || repeats_too_much) {
     if (retryable && stream.attempts > 1)
       error.message += concat("; tried ", stream.attempts, " times");
+    if (retryable && repeats_too_much) {
+      error.message +=
+          concat("; given up after ", repeated_bytes_, " bytes were received again, of ",
+                 retry_.max_repeated_bytes, " that may be");
+      error.hint = "use a server that honours Range: others send the file from its start again";
+    }
     return fail(std::move(error));
   }
   close_transfer(stream);
@@ -361,10 +375,7 @@ void Loader::consume(uint32_t s) {
       continue;
     }
     if (stream.transfer_position < wanted) {
-      const uint64_t skipped = std::min(left, wanted - stream.transfer_position);
-      stream.chunk_done += skipped;
-      stream.transfer_position += skipped;
-      stream.position = std::max(stream.position, stream.transfer_position);
+      skip(stream, std::min(left, wanted - stream.transfer_position));
       continue;
     }
     if (!consume_tensor(stream, tensor, left)) {
@@ -384,6 +395,18 @@ void Loader::consume(uint32_t s) {
   }
   stream.state = StreamState::reading;
   emit({.op = Op::read, .stream = stream.id});
+}
+
+// Passes over bytes of the stream's chunk that are not wanted, or not again.
+void Loader::skip(Stream& stream, uint64_t nbytes) {
+  File& file = files_[plan_.segments[stream.segment].file];
+  const uint64_t end = stream.transfer_position + nbytes;
+  const uint64_t known = std::min({end, stream.position, file.received_to});
+  repeated_bytes_ += known - std::min(known, stream.transfer_position);
+  file.received_to = std::max(file.received_to, end);
+  stream.chunk_done += nbytes;
+  stream.transfer_position = end;
+  stream.position = std::max(stream.position, end);
 }
 
 // Passes on bytes of `tensor`, at most `available`. False when there is no slot for them.
@@ -433,6 +456,8 @@ bool Loader::consume_tensor(Stream& stream, uint32_t t, uint64_t available) {
   stream.chunk_done += take;
   stream.position += take;
   stream.transfer_position += take;
+  File& file = files_[segment.file];
+  file.received_to = std::max(file.received_to, stream.transfer_position);
   progress_.source_bytes_done += take;
   if (stream.position == tensor.offset + tensor.nbytes) {
     ++stream.cursor;

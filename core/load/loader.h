@@ -93,6 +93,10 @@ struct RetryPolicy {
       5;  // failures in a row, without a byte between them, until the load fails
   uint64_t first_delay_ms = 200;
   uint64_t max_delay_ms = 10'000;
+  // Bytes that may be received a second time, as from a server without ranges, which begins every
+  // transfer at the file's first byte; once they are reached, nothing is opened again, so that a
+  // load may exceed them by one file. 0 means the larger of 64 MiB and the plan's source bytes.
+  uint64_t max_repeated_bytes = 0;
 };
 
 struct Progress {
@@ -184,6 +188,7 @@ class Loader {
     Ranges ranges = Ranges::unknown;
     uint32_t owner =
         kNone;  // the stream that alone reads a file whose ranges are unknown or absent
+    uint64_t received_to = 0;  // offset behind the furthest byte that was received
   };
   static constexpr uint32_t kNone = UINT32_MAX;
 
@@ -199,6 +204,7 @@ class Loader {
   void segment_done(uint32_t stream);
   void leave_segment(Stream& stream);
   void consume(uint32_t stream);
+  void skip(Stream& stream, uint64_t nbytes);
   bool consume_tensor(Stream& stream, uint32_t tensor, uint64_t available);
   bool ensure_slot(Stream& stream);
   void append_piece(Stream& stream, uint32_t tensor, uint64_t output_offset, uint64_t nbytes);
@@ -234,6 +240,7 @@ class Loader {
   uint32_t uploads_pending_ = 0;
   bool flush_pending_ = false;
   uint32_t transfers_opened_ = 0;
+  uint64_t repeated_bytes_ = 0;                         // received before and passed over
   std::vector<std::optional<StreamDecoder>> decoders_;  // one a stream
   std::vector<uint64_t> tensor_missing_;                // output bytes not yet in their buffer
   Progress progress_;

@@ -22,10 +22,10 @@ struct LoadRun {
 };
 
 LoadRun run(const SimulatedModel& model, const PlanOptions& options, uint64_t seed,
-            SimulatedFaults faults = {}) {
+            SimulatedFaults faults = {}, RetryPolicy retry = {}) {
   auto plan = make_plan(model.manifest, options);
   if (!plan) return {.outcome = {.error = plan.error()}};
-  Loader loader(model.manifest, *plan, options, {}, seed);
+  Loader loader(model.manifest, *plan, options, retry, seed);
   return {SimulatedHost(loader, model.files, options.staged, seed, faults).run(), *std::move(plan)};
 }
 
@@ -67,7 +67,7 @@ TEST(Loader, FaultsGiveTheRightBytesOrAnError) {
     const SimulatedModel model = make_model(seed);
     const PlanOptions options = make_options(seed);
     const SimulatedFaults faults = testing::make_faults(seed);
-    const LoadRun result = run(model, options, seed, faults);
+    const LoadRun result = run(model, options, seed, faults, testing::make_retry(seed));
     ASSERT_EQ(result.outcome.violation, "") << "seed " << seed;
     retries += result.outcome.progress.retries;
     if (result.outcome.error) {
@@ -181,6 +181,68 @@ TEST(Loader, GivesUpAfterFiveFailuresWithoutAByte) {
   EXPECT_EQ(result.outcome.error->code, ErrorCode::network);
   EXPECT_EQ(result.outcome.progress.retries, 4u);
   EXPECT_NE(result.outcome.error->message.find("tried 5 times"), std::string::npos);
+}
+
+// Loads a model of one tensor whose transfer breaks every `step` bytes.
+SimulatedOutcome load_with_cuts(uint64_t nbytes, uint64_t step, bool no_ranges, RetryPolicy retry) {
+  const SimulatedModel model = one_tensor(nbytes);
+  const PlanOptions options{.staged = false};
+  const auto plan = make_plan(model.manifest, options);
+  Loader loader(model.manifest, *plan, options, retry);
+  SimulatedHost host(loader, model.files, false, 1, {.no_ranges = no_ranges});
+  host.cut_every(step);
+  SimulatedOutcome outcome = host.run();
+  EXPECT_EQ(outcome.violation, "");
+  if (!outcome.error) {
+    EXPECT_EQ(check_buffers(model, *plan, outcome.buffers, false), "");
+  }
+  return outcome;
+}
+
+TEST(Loader, GivesUpOnceTooMuchWasReceivedAgain) {
+  // Without ranges the n-th retry receives n * 30,000 bytes again
+  const SimulatedOutcome outcome =
+      load_with_cuts(800'000, 30'000, true, {.max_repeated_bytes = 1'000'000});
+  ASSERT_TRUE(outcome.error);
+  EXPECT_EQ(outcome.error->code, ErrorCode::network);
+  EXPECT_EQ(outcome.progress.retries, 8u);
+  const uint64_t repeated = 30'000 * (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8);
+  EXPECT_EQ(outcome.received, 9 * 30'000 + repeated);
+  EXPECT_NE(
+      outcome.error->message.find("1080000 bytes were received again, of 1000000 that may be"),
+      std::string::npos)
+      << outcome.error->message;
+  EXPECT_NE(outcome.error->hint.find("Range"), std::string::npos);
+}
+
+TEST(Loader, RangesRepeatNothing) {
+  const SimulatedOutcome outcome =
+      load_with_cuts(800'000, 30'000, false, {.max_repeated_bytes = 1});
+  EXPECT_FALSE(outcome.error);
+  EXPECT_EQ(outcome.progress.retries, 26u);
+  EXPECT_EQ(outcome.received, 800'000u);
+}
+
+TEST(Loader, MayReceive64MiBAgainUnlessTold) {
+  EXPECT_FALSE(load_with_cuts(800'000, 30'000, true, {}).error);
+  constexpr uint64_t kNbytes = 4 << 20, kLimit = 64 << 20;
+  const SimulatedOutcome outcome = load_with_cuts(kNbytes, 50'000, true, {});
+  ASSERT_TRUE(outcome.error);
+  EXPECT_GE(outcome.received, kLimit);
+  EXPECT_LE(outcome.received, kLimit + 2 * kNbytes);
+}
+
+TEST(Loader, BytesReadOverForTheFirstTimeAreNotRepeated) {
+  SimulatedModel model = one_tensor(500'000);
+  model.manifest.tensors[0].offset = 499'000;
+  model.manifest.tensors[0].nbytes = model.manifest.tensors[0].shape[0] = 1000;
+  const auto plan = make_plan(model.manifest, {});
+  Loader loader(model.manifest, *plan, {}, {.max_repeated_bytes = 1});
+  SimulatedHost host(loader, model.files, true, 1, {.no_ranges = true});
+  host.cut_at(300'000);
+  const SimulatedOutcome once = host.run();
+  EXPECT_FALSE(once.error);
+  EXPECT_EQ(once.received, 800'000u);
 }
 
 TEST(Loader, AnEventThatNobodyAskedForFailsTheLoad) {

@@ -28,7 +28,7 @@ std::string load(uint64_t seed, Counts& counts) {
   const PlanOptions options = testing::make_options(seed);
   const auto plan = make_plan(model.manifest, options);
   if (!plan) return to_string(plan.error());
-  Loader loader(model.manifest, *plan, options, {}, seed);
+  Loader loader(model.manifest, *plan, options, testing::make_retry(seed), seed);
   const auto outcome =
       testing::SimulatedHost(loader, model.files, options.staged, seed, testing::make_faults(seed))
           .run();

@@ -38,6 +38,7 @@ struct SimulatedOutcome {
   std::vector<std::vector<std::byte>> buffers;  // as the device holds them; empty when freed
   std::string violation;                        // what did not add up; empty when all did
   uint64_t steps = 0;
+  uint64_t received = 0;  // bytes that transfers gave
   Progress progress;
 };
 
@@ -57,6 +58,8 @@ class SimulatedHost {
   void abort_at(uint64_t step) { abort_at_ = step; }
   // The first transfer to give byte `position` of its file breaks just before it, once.
   void cut_at(uint64_t position) { cut_at_ = position; }
+  // The same at every multiple of `step`, once each.
+  void cut_every(uint64_t step) { cut_at_ = cut_step_ = step; }
 
   SimulatedOutcome run() {
     if (auto started = loader_.start(); !started) {
@@ -264,7 +267,8 @@ class SimulatedHost {
     if (cut_at_ && t.position <= *cut_at_ && t.position + n > *cut_at_) {
       n = *cut_at_ - t.position;
       if (n == 0) {
-        cut_at_.reset();
+        *cut_at_ += cut_step_;
+        if (cut_step_ == 0) cut_at_.reset();
         return loader_.failed(p.id, {.code = ErrorCode::network, .message = "reset"}, true);
       }
     }
@@ -274,6 +278,7 @@ class SimulatedHost {
       std::memcpy(t.chunk.data(), file.data() + t.position,
                   std::min<uint64_t>(n, file.size() - t.position));
     t.position += n;
+    out_.received += n;
     loader_.chunk(p.id, n);
   }
 
@@ -328,6 +333,7 @@ class SimulatedHost {
   std::map<uint32_t, int> ready_;
   std::optional<uint64_t> abort_at_;
   std::optional<uint64_t> cut_at_;
+  uint64_t cut_step_ = 0;
   SimulatedOutcome out_;
 };
 

@@ -106,6 +106,12 @@ inline SimulatedFaults make_faults(uint64_t seed) {
   };
 }
 
+// How much may be received again, drawn from a seed: mostly as by default, sometimes little.
+inline RetryPolicy make_retry(uint64_t seed) {
+  std::mt19937_64 random(seed * 15'485'863 + 5);
+  return {.max_repeated_bytes = random() % 3 == 0 ? 1 + random() % 100'000 : 0};
+}
+
 // Tensor `t` as it must come out, decoded in one go.
 inline std::vector<std::byte> expected_bytes(const SimulatedModel& model, const Plan& plan,
                                              uint32_t t) {

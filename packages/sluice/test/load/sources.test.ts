@@ -11,7 +11,7 @@ import {
 } from '../support/models.js';
 import { startServer, type Fault, type TestServer } from '../support/server.js';
 import { until } from '../sources/support.js';
-import { asStored, expectModel } from './support.js';
+import { asStored, expectModel, rejects } from './support.js';
 
 const tensors = [
   randomTensor('first', 'float32', [1000, 1013], 1),
@@ -166,6 +166,38 @@ describe('loadModel() and its server', { timeout: 60_000 }, () => {
     });
     assert.equal(model.report.tensorsDone, 3);
     assert.equal(most, 2);
+  });
+
+  test('without Range and cut every 300 kB: given up before the traffic is quadratic', async () => {
+    const CUT = 300_000;
+    for (let at = CUT; at < SHARD_BYTES; at += CUT) {
+      server.addFault({
+        ...{ path: SHARD, noRange: true, cutAfter: at },
+        ...{ after: at / CUT - 1, times: 1 },
+      });
+    }
+    let sent = 0;
+    const error = await rejects(
+      loadModel(server.origin + MANIFEST, {
+        fetch: async (...request) => {
+          const response = await fetch(...request);
+          const counted = response.body?.pipeThrough(
+            new TransformStream<Uint8Array, Uint8Array>({
+              transform(chunk, controller) {
+                sent += chunk.length;
+                controller.enqueue(chunk);
+              },
+            }),
+          );
+          return new Response(counted, response);
+        },
+      }),
+      'network',
+      ...[SHARD, 'bytes were received again', 64 * 2 ** 20],
+    );
+    assert.match(error.hint ?? '', /Range/);
+    assert.ok(sent > 64 * 2 ** 20, `${sent} bytes`);
+    assert.ok(sent < 64 * 2 ** 20 + 3 * SHARD_BYTES, `${sent} bytes`);
   });
 
   test('headers reach the model, and the query stays with its file', async () => {
