@@ -106,3 +106,31 @@ test('a fault hits the requests it is meant for', async () => {
     await server.close();
   }
 });
+
+test('a cut at a byte of the file hits the requests that ask for it, and there alone', async () => {
+  const server = await startServer({
+    files: { '/p': { nbytes: 10, seed: 1 } },
+    faults: [{ path: '/p', cutAt: 6, times: 3 }],
+  });
+  const ask = async (range?: string): Promise<number> => {
+    const headers: Record<string, string> = range === undefined ? {} : { range };
+    const { body } = await fetch(server.origin + '/p', { headers });
+    let received = 0;
+    try {
+      for await (const chunk of body ?? []) received += (chunk as Uint8Array).length;
+    } catch {
+      return received;
+    }
+    return received + 100;
+  };
+  try {
+    assert.equal(await ask('bytes=0-5'), 106);
+    assert.equal(await ask('bytes=7-9'), 103);
+    assert.equal(await ask('bytes=0-6'), 6);
+    assert.equal(await ask('bytes=6-'), 0);
+    assert.equal(await ask(), 6);
+    assert.equal(await ask(), 110);
+  } finally {
+    await server.close();
+  }
+});

@@ -107,6 +107,11 @@ export interface Fault {
   encoding?: 'gzip' | 'br' | 'deflate';
   /** Cuts the connection after this many body bytes. */
   cutAfter?: number;
+  /**
+   * Cuts the connection just before this byte of the file. Meant only for the requests that ask for the byte,
+   * and only they are counted; with noRange every request does.
+   */
+  cutAt?: number;
   /** Ends the body cleanly after this many bytes, with a Content-Length that says the same. */
   endAfter?: number;
   /** Sends this many bytes more than the range has. */
@@ -266,6 +271,13 @@ function parseRange(
   return begin >= nbytes ? null : [begin, end];
 }
 
+/** Whether the byte at which a fault cuts, if it does, is in the body of this request. */
+function asksFor({ cutAt, noRange }: Fault, range: string | undefined): boolean {
+  if (cutAt === undefined) return true;
+  const asked = noRange ? undefined : parseRange(range, Number.MAX_SAFE_INTEGER);
+  return !asked || (asked[0] <= cutAt && cutAt < asked[1]);
+}
+
 /** Resolves when `out` takes more, or is gone. */
 function drained(out: Writable, response: ServerResponse): Promise<void> {
   return new Promise((done) => {
@@ -287,10 +299,10 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
   let openResponses = 0;
   let closed = false;
 
-  function faultFor(path: string): Partial<Fault> {
+  function faultFor(path: string, range: string | undefined): Partial<Fault> {
     let found: Fault | undefined;
     for (const entry of faults) {
-      if (entry.fault.path !== path) continue;
+      if (entry.fault.path !== path || !asksFor(entry.fault, range)) continue;
       const index = entry.seen++;
       const after = entry.fault.after ?? 0;
       if (!found && index >= after && index < after + (entry.fault.times ?? Infinity))
@@ -322,7 +334,7 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
       headers['Cross-Origin-Resource-Policy'] = 'cross-origin';
       headers['Timing-Allow-Origin'] = '*';
     }
-    const fault = request.method === 'OPTIONS' ? {} : faultFor(path);
+    const fault = request.method === 'OPTIONS' ? {} : faultFor(path, range);
     const head = (status: number, more: Record<string, string | number>) => {
       const all: Record<string, string | number | null> = { ...headers, ...more, ...fault.headers };
       const kept = Object.entries(all).filter(
@@ -387,7 +399,8 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
       encoder.pipe(response);
       out = encoder;
     }
-    const limit = Math.min(fault.cutAfter ?? Infinity, fault.stallAfter ?? Infinity);
+    const cutAfter = fault.cutAt === undefined ? fault.cutAfter : fault.cutAt - begin;
+    const limit = Math.min(cutAfter ?? Infinity, fault.stallAfter ?? Infinity);
     const step = fault.bytesPerSecond
       ? Math.max(1, Math.floor(fault.bytesPerSecond / 50))
       : Infinity;
@@ -407,7 +420,7 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
         if (sent >= limit || response.destroyed) break;
       }
     }
-    if (fault.cutAfter !== undefined && sent >= fault.cutAfter) {
+    if (cutAfter !== undefined && sent >= cutAfter) {
       response.socket?.destroySoon();
     } else if (fault.stallAfter === undefined || sent < fault.stallAfter) {
       out.end();
