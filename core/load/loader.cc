@@ -42,7 +42,8 @@ Status Loader::start() {
     return std::unexpected(
         Error{.code = ErrorCode::internal, .message = "the loader was started twice"});
   SLUICE_ASSIGN(grant_,
-                budget_.take(plan_.shares.total(options_.slot_copies), "staging and transfers"));
+                budget_.take(plan_.shares.total(options_.slot_copies, options_.copied_slots),
+                             "staging and transfers"));
   state_ = State::allocating;
   for (uint32_t b = 0; b < plan_.buffers.size(); ++b) {
     emit({.op = Op::allocate, .target = b, .nbytes = plan_.buffers[b].nbytes});

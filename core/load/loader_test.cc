@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "core/load/simulated_host.h"
 #include "core/load/simulated_model.h"
 
@@ -276,16 +278,19 @@ TEST(Plan, SharesNeverExceedTheBudget) {
       {.name = "a", .shape = {20'000'000}, .dtype = DType::bf16, .nbytes = 40'000'000});
   for (uint64_t budget = 24 << 10; budget < (80ull << 20); budget += budget / 7) {
     for (const bool staged : {true, false}) {
-      for (const uint32_t copies : {1u, 2u}) {
+      for (const auto& [copies, copied] : {std::pair{1u, UINT32_MAX}, {2u, UINT32_MAX}, {3u, 4u}}) {
         for (const DType dtype : {DType::bf16, DType::f32}) {
-          const PlanOptions options{
-              .budget_bytes = budget, .staged = staged, .slot_copies = copies, .dtype = dtype};
+          const PlanOptions options{.budget_bytes = budget,
+                                    .staged = staged,
+                                    .slot_copies = copies,
+                                    .copied_slots = copied,
+                                    .dtype = dtype};
           const auto plan = make_plan(manifest, options);
           if (!plan) {
             EXPECT_EQ(plan.error().code, ErrorCode::budget_too_small);
             continue;
           }
-          EXPECT_LE(plan->shares.total(copies), budget);
+          EXPECT_LE(plan->shares.total(copies, copied), budget);
           EXPECT_GE(plan->shares.connections, 1u);
           if (staged) {
             EXPECT_GT(plan->shares.slots, plan->shares.connections);
@@ -294,6 +299,29 @@ TEST(Plan, SharesNeverExceedTheBudget) {
       }
     }
   }
+}
+
+TEST(Plan, CountsCopiesOfAsManySlotsAsAreCopiedAtOnce) {
+  SimulatedModel model = one_tensor(0);
+  model.manifest.files[0].nbytes = model.manifest.tensors[0].nbytes = 200 << 20;
+  model.manifest.tensors[0].shape = {200 << 20};
+  // 60 MiB for slots beside four chunks of 1 MiB: 7 slots and 2 copies of 4 of them are 15 * 4 MiB
+  const PlanOptions options{.slot_copies = 3, .copied_slots = 4};
+  const auto plan = make_plan(model.manifest, options);
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->shares.slots, 7u);
+  EXPECT_EQ(plan->shares.slot_bytes, 4u << 20);
+  EXPECT_EQ(plan->shares.total(3, 4), 64u << 20);
+  Loader loader(model.manifest, *plan, options);
+  ASSERT_TRUE(loader.start());
+  EXPECT_EQ(loader.progress().budget_used, 64u << 20);
+  // Fewer slots than may be copied: all of them are
+  const auto small =
+      make_plan(model.manifest, {.budget_bytes = 100'000, .slot_copies = 3, .copied_slots = 4});
+  ASSERT_TRUE(small);
+  EXPECT_LE(small->shares.slots, 4u);
+  EXPECT_EQ(small->shares.total(3, 4), small->shares.total(3));
+  EXPECT_LE(small->shares.total(3), 100'000u);
 }
 
 TEST(Plan, CutsATensorOfAnyShapeByBytes) {

@@ -136,6 +136,7 @@ void cut_segments(const Manifest& manifest, const PlanOptions& options, Plan& pl
 }
 
 Result<BudgetShares> share_budget(const PlanOptions& options, bool decodes, size_t segments) {
+  const uint64_t copies = std::max<uint32_t>(options.slot_copies, 1);
   const uint64_t scratch = decodes ? kDecodeInputBytes + kDecodeOutputBytes : 0;
   const auto wanted = static_cast<uint32_t>(
       std::clamp<uint64_t>(segments, 1, std::max<uint32_t>(options.connections, 1)));
@@ -150,12 +151,12 @@ Result<BudgetShares> share_budget(const PlanOptions& options, bool decodes, size
     }
     const uint64_t fixed = shares.total(1);
     if (fixed >= options.budget_bytes) continue;
-    const uint64_t for_slots =
-        (options.budget_bytes - fixed) / std::max<uint32_t>(options.slot_copies, 1);
+    const uint64_t for_slots = options.budget_bytes - fixed;
     // Halving finds the largest slot that leaves every transfer one to fill and some to upload
     uint64_t slot = std::max<uint64_t>(options.max_slot_bytes & ~3ull, kMinSlotBytes);
     for (;; slot = std::max<uint64_t>(slot / 2 & ~3ull, kMinSlotBytes)) {
-      const uint64_t fit = for_slots / slot;
+      uint64_t fit = for_slots / slot / copies;
+      if (fit > options.copied_slots) fit = for_slots / slot - options.copied_slots * (copies - 1);
       const uint32_t least = connections == 1 ? 2 : connections + 2;
       if (fit >= least) {
         shares.slot_bytes = slot;
@@ -168,7 +169,9 @@ Result<BudgetShares> share_budget(const PlanOptions& options, bool decodes, size
   }
   const uint64_t least =
       kMinChunkBytes + scratch +
-      (options.staged ? 2 * kMinSlotBytes * std::max<uint32_t>(options.slot_copies, 1) : 0);
+      (options.staged
+           ? kMinSlotBytes * (2 + std::min<uint64_t>(options.copied_slots, 2) * (copies - 1))
+           : 0);
   return std::unexpected(Error{
       .code = ErrorCode::budget_too_small,
       .message = concat("a memory budget of ", options.budget_bytes,

@@ -2,6 +2,7 @@
 // budget is spent. Made once, from a validated Manifest, before anything is allocated.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -22,6 +23,8 @@ struct PlanOptions {
   bool staged = true;
   // How many times the host holds a slot's bytes (2 where a block is copied into a second buffer).
   uint32_t slot_copies = 1;
+  // Slots of which so many copies exist at once, at most; the bytes of the others exist once.
+  uint32_t copied_slots = UINT32_MAX;
   // The largest slot. 4 to 16 MiB are fastest on the GPUs measured (docs/benchmarks.md).
   uint64_t max_slot_bytes = 4ull << 20;
   // Convert floating-point and quantised tensors to this type; nothing: keep every stored type.
@@ -72,8 +75,10 @@ struct BudgetShares {
   uint32_t slots = 0;          // 0 when not staged
   uint64_t slot_bytes = 0;     // a multiple of 4
   uint64_t scratch_bytes = 0;  // input and output of one decoding step; 0 where nothing is decoded
-  uint64_t total(uint32_t slot_copies) const {
-    return connections * chunk_bytes + slots * slot_bytes * slot_copies + scratch_bytes;
+  uint64_t total(uint32_t slot_copies, uint32_t copied_slots = UINT32_MAX) const {
+    const uint64_t copies =
+        uint64_t{std::min(slots, copied_slots)} * (std::max(slot_copies, 1u) - 1);
+    return connections * chunk_bytes + (slots + copies) * slot_bytes + scratch_bytes;
   }
 };
 

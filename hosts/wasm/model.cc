@@ -115,9 +115,10 @@ Result<PlanOptions> parse_options(std::string_view text, size_t tensor_count) {
                         : name == "maxSegmentBytes" ? &out.max_segment_bytes
                         : name == "shareBelowBytes" ? &out.share_below_bytes
                                                     : nullptr;
-      uint32_t* count = name == "connections"  ? &out.connections
-                        : name == "slotCopies" ? &out.slot_copies
-                                               : nullptr;
+      uint32_t* count = name == "connections"   ? &out.connections
+                        : name == "slotCopies"  ? &out.slot_copies
+                        : name == "copiedSlots" ? &out.copied_slots
+                                                : nullptr;
       if (bytes == nullptr && count == nullptr)
         return std::unexpected(Error{.code = ErrorCode::invalid_argument,
                                      .message = concat("there is no option ", name)});

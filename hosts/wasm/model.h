@@ -43,9 +43,9 @@ class Model {
   std::optional<Loader> loader_;
 };
 
-// The options of plan() from JSON: {budgetBytes, connections, staged, slotCopies, maxSlotBytes,
-// maxSegmentBytes, shareBelowBytes, splitTensors, dtype, selected: [indices]}, all optional.
-// Errors: invalid_argument.
+// The options of plan() from JSON: {budgetBytes, connections, staged, slotCopies, copiedSlots,
+// maxSlotBytes, maxSegmentBytes, shareBelowBytes, splitTensors, dtype, selected: [indices]}, all
+// optional. Errors: invalid_argument.
 Result<PlanOptions> parse_options(std::string_view json, size_t tensor_count);
 
 }  // namespace sluice::wasm

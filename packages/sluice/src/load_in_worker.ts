@@ -10,12 +10,17 @@ import {
 } from './load.js';
 import type { Model } from './model.js';
 import { planOptions, type LoadOptions } from './options.js';
-import { serveSink } from './sinks/remote_sink.js';
+import { MAX_STAGING_SLOTS, serveSink } from './sinks/remote_sink.js';
 import type { LoadProgress } from './wasm/loader_module.js';
 import type { FromWorker, ModelPlace, ToWorker } from './worker_protocol.js';
 
-/** A slot's bytes: the worker's block, the staging slot here, and the GPU process's copy of that. */
-const REMOTE_SLOT_COPIES = 3;
+/**
+ * What a slot's bytes are held in: a block, which the worker fills and which is transferred here without a copy;
+ * the staging slot that it is copied into here; and the copy of that in the process that owns the GPU. A block
+ * that is copied goes back to be filled again at once, so all three exist at a time. But of staging slots there
+ * are MAX_STAGING_SLOTS however many blocks there are, and so many copies of them.
+ */
+const REMOTE_SLOTS = { staged: true, slotCopies: 3, copiedSlots: MAX_STAGING_SLOTS };
 
 /**
  * Loads with everything but the device in a worker: it fetches and decodes, and blocks of bytes are
@@ -35,7 +40,7 @@ export async function loadInWorker(
     const { manifest } = await talk.next('opened');
     talk.send({
       type: 'plan',
-      options: planOptions(options, manifest, { staged: true, slotCopies: REMOTE_SLOT_COPIES }),
+      options: planOptions(options, manifest, REMOTE_SLOTS),
     });
     const { plan } = await talk.next('planned');
     const target = resolveTarget(options.device);

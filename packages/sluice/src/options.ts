@@ -83,7 +83,7 @@ export const DEFAULT_BUDGET_BYTES = 64 * 2 ** 20;
 export function planOptions(
   options: LoadOptions,
   manifest: ModelManifest,
-  sink: { staged: boolean; slotCopies: number },
+  sink: { staged: boolean; slotCopies: number; copiedSlots?: number },
 ): PlanOptions {
   const upload: string = options.upload ?? 'auto';
   if (!['auto', 'ring', 'writeBuffer'].includes(upload)) {
@@ -102,8 +102,7 @@ export function planOptions(
   const plan: PlanOptions = {
     budgetBytes: options.budgetBytes ?? DEFAULT_BUDGET_BYTES,
     connections: options.connections ?? 4,
-    staged: sink.staged,
-    slotCopies: sink.slotCopies,
+    ...sink,
   };
   if (!sink.staged) plan.shareBelowBytes = 0;
   else if (options.shareBelowBytes !== undefined) plan.shareBelowBytes = options.shareBelowBytes;

@@ -29,9 +29,12 @@ type FromServer =
 const fromMessage = ({ code, message, ...details }: ErrorMessage): SluiceError =>
   new SluiceError(code, message, details);
 
+/** Staging slots of the device's half, at most: what keeps the device busy. */
+export const MAX_STAGING_SLOTS = 4;
+
 /** Staging slots that serveSink() asks of its sink, for `slots` blocks in the worker. */
 export function stagingSlotsFor(slots: number): number {
-  return Math.min(slots, 4);
+  return Math.min(slots, MAX_STAGING_SLOTS);
 }
 
 /**

@@ -107,6 +107,7 @@ export interface PlanOptions {
   connections?: number;
   staged?: boolean;
   slotCopies?: number;
+  copiedSlots?: number;
   maxSlotBytes?: number;
   maxSegmentBytes?: number;
   shareBelowBytes?: number;

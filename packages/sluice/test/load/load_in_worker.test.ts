@@ -1,9 +1,11 @@
 // loadInWorker() against a worker that does what the test says; the real one is tested in Chromium.
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { loadInWorker } from '../../src/load_in_worker.js';
-import { RemoteSink } from '../../src/sinks/remote_sink.js';
+import { RemoteSink, remoteBytes, stagingSlotsFor } from '../../src/sinks/remote_sink.js';
 import type { FromWorker, ToWorker } from '../../src/worker_protocol.js';
+import { LoaderModel } from '../../src/wasm/loader_module.js';
 import type { ModelManifest, ModelPlan } from '../../src/wasm/loader_module.js';
 import { nodeDevice } from '../sinks/node_gpu.js';
 import { SluiceError } from '../../src/errors.js';
@@ -87,6 +89,44 @@ describe('loadInWorker()', { timeout: 60_000 }, () => {
     const error = await rejects(load, 'aborted');
     assert.equal(error.cause, 'no longer wanted');
     assert.equal(worker.terminated, true);
+  });
+
+  test('the budget holds every block, staging slot and copy, and counts nothing else', async () => {
+    const shape = [200 * 2 ** 20];
+    const tensor = { name: 'a', shape, dtype: 'uint8', format: 'raw', nbytes: shape[0] };
+    const json = JSON.stringify({
+      records: [
+        {
+          ...{ dataPath: 'a.bin', format: 'raw-shard', nbytes: shape[0] },
+          records: [{ ...tensor, byteOffset: 0 }],
+        },
+      ],
+    });
+    const wasm = new URL('../../dist/sluice_loader.wasm', import.meta.url);
+    const module = await WebAssembly.compile(await readFile(wasm));
+    for (const budgetBytes of [100_000, 2 ** 22, 2 ** 26, 2 ** 28]) {
+      const model = await LoaderModel.create(module, 'tensor-cache.json');
+      model.provide(new TextEncoder().encode(json), undefined);
+      let held = 0;
+      const worker = new FakeWorker((message) => {
+        if (message.type === 'open') worker.say({ type: 'opened', manifest: model.manifest() });
+        if (message.type !== 'plan') return;
+        const { connections, chunkBytes, slots, slotBytes, scratchBytes } = model.plan(
+          message.options,
+        ).shares;
+        // remoteBytes() has the blocks and the staging slots; the GPU's process has the latter again
+        const copies = stagingSlotsFor(slots) * slotBytes;
+        held = remoteBytes(slots, slotBytes) + copies + connections * chunkBytes + scratchBytes;
+        model.start();
+        worker.say({ type: 'failed', error: { code: 'io', message: 'enough' } });
+      });
+      await rejects(
+        loadInWorker(MODULE, worker as unknown as Worker, PLACE, { device, budgetBytes }),
+        'io',
+      );
+      assert.equal(model.progress().budgetUsed, held);
+      assert.ok(held <= budgetBytes, `${held} of ${budgetBytes}`);
+    }
   });
 
   test("a callback that throws after the worker's last upload leaves no buffer", async () => {
