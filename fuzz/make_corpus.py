@@ -168,8 +168,46 @@ OPEN = {
     "long_header": opened(1, 1, gguf([pair("k", 8, text("x" * 3000))])),
 }
 
+
+
+def steps(*records):
+    """A script of store_journal_fuzz (core/store/store_journal_fuzz.cc): kind, file, begin, length."""
+    return b"\0" + b"".join(struct.pack("<BBHB", *record) for record in records)
+
+
+# One record of each kind, as core/store wrote it: checksums are not made here
+JOURNAL = bytes.fromhex(
+    "534c554943454a011b000000b6f99751010e00000068747470733a2f2f686f73742f6de803000000000000240000001f"
+    "3fe29b020000000005000000612e62696e640000000000000003000000226522030000004d6f6e1a000000ebdea5c302"
+    "010000000100000062ffffffffffffffff00000000000000001d0000009cf7e31f030000000000000000000000003c00"
+    "00000000000001000000000000001d0000000c6923aa03000000003c0000000000000064000000000000000200000000"
+    "0000001d00000012e59abb03010000000500000000000000090000000000000003000000000000001500000001d0710c"
+    "0401000000050000000000000006000000000000003000000090762fd90500000000030000006d643520000000303132"
+    "333435363738396162636465663031323334353637383961626364656609000000b6b24c6e06d0070000000000000900"
+    "0000a0442f3207b80b000000000000"
+)
+STORE_JOURNAL = {
+    "journal": b"\1" + JOURNAL,
+    "journal_cut": b"\1" + JOURNAL[:-5],
+    "journal_damaged": b"\1" + JOURNAL[:150] + b"?" + JOURNAL[151:],
+    "extents": steps((1, 0, 100, 0), (6, 0, 10, 20), (6, 0, 30, 10), (6, 0, 35, 10)),
+    "drop": steps((2, 0, 0, 0), (6, 0, 10, 20), (6, 0, 40, 5), (3, 0, 25, 16), (6, 0, 10, 40)),
+    "another_file": steps((2, 0, 0, 1), (6, 0, 0, 9), (5, 0, 7, 0), (2, 0, 0, 2), (6, 0, 0, 9)),
+    "shrinks": steps((2, 0, 0, 1), (6, 0, 0, 90), (1, 0, 50, 0), (6, 0, 0, 50)),
+    "checked": steps((1, 0, 90, 0), (6, 0, 0, 90), (4, 0, 0, 0), (5, 0, 9, 0), (3, 0, 0, 1)),
+    "empty_file": steps((1, 0, 0, 0), (4, 0, 0, 0)),
+    "two_blocks": steps((1 + 240, 0, 0, 0), (6 + 240, 0, 5, 9), (7 + 16, 0, 0, 255)),
+    "unknown_file": steps((6, 3, 0, 1)),
+    "second_model": steps((1, 0, 9, 0), (0, 0, 0, 0), (6, 0, 0, 9)),
+    "index_left_out": steps((1, 1, 9, 0)),
+    "magic": b"\1SLUICEJ\1",
+    "version": b"\1SLUICEJ\2" + bytes(20),
+    "wrong_magic": b"\1GGUF" + bytes(20),
+    "long_record": b"\1SLUICEJ\1" + b"\xff" * 12,
+}
+
 for folder, files in {"json": JSON, "tensor_cache": CACHE, "safetensors": SAFETENSORS | INDEX,
-                      "gguf": GGUF, "open": OPEN}.items():
+                      "gguf": GGUF, "open": OPEN, "store_journal": STORE_JOURNAL}.items():
     (CORPUS / folder).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (CORPUS / folder / name).write_bytes(content)

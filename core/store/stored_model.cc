@@ -41,11 +41,10 @@ void StoredModel::File::clear() {
 }
 
 std::unexpected<Error> StoredModel::fail(ErrorCode code, const File& file,
-                                         std::string message) const {
-  return std::unexpected(
-      Error{.code = code,
-            .message = concat("stored file ", quote(file.path), ": ", std::move(message)),
-            .file = file.path});
+                                         std::string_view message) const {
+  return std::unexpected(Error{.code = code,
+                               .message = concat("stored file ", quote(file.path), ": ", message),
+                               .file = file.path});
 }
 
 Status StoredModel::check_file(uint32_t file) const {

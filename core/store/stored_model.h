@@ -136,7 +136,7 @@ class StoredModel {
   Status commit(const JournalRecord& record);
   Status check_file(uint32_t file) const;
   Status check_range(uint32_t file, uint64_t begin, uint64_t end) const;
-  std::unexpected<Error> fail(ErrorCode code, const File& file, std::string message) const;
+  std::unexpected<Error> fail(ErrorCode code, const File& file, std::string_view message) const;
 
   std::string key_;
   uint64_t created_ms_ = 0;

@@ -7,9 +7,16 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
+import { CALL_RESULT } from '../../src/generated/abi.js';
+
 const ROOT = fileURLToPath(new URL('../../../../', import.meta.url));
-const BUILT = join(ROOT, 'build/wasm/hosts/wasm/sluice_loader.wasm');
-const SHIPPED = join(ROOT, 'packages/sluice/dist/sluice_loader.wasm');
+const built = (name: string): string => join(ROOT, `build/wasm/hosts/wasm/${name}.wasm`);
+const shipped = (name: string): string => join(ROOT, `packages/sluice/dist/${name}.wasm`);
+/** Each module and the reviewed list of its exports. */
+const MODULES = [
+  { name: 'sluice_loader', list: 'hosts/wasm/exports.txt' },
+  { name: 'sluice_store', list: 'hosts/wasm/store_exports.txt' },
+];
 const CODEC_CHECK = join(ROOT, 'build/wasm/core/load/codec_check.wasm');
 
 const source = (path: string): string => readFileSync(join(ROOT, path), 'utf8');
@@ -18,7 +25,7 @@ async function compile(path: string): Promise<WebAssembly.Module> {
   return WebAssembly.compile(readFileSync(path));
 }
 
-/** Constructors of wasi-libc and libc++ that may run before sluice_initialize(). The loader links none. */
+/** Constructors of wasi-libc and libc++ that may run before sluice_initialize(). The modules link none. */
 const LIBRARY_CONSTRUCTORS: readonly string[] = [];
 
 /**
@@ -43,12 +50,14 @@ function constructors(path: string): string[] {
 const ours = (calls: string[]): string[] =>
   calls.filter((name) => !LIBRARY_CONSTRUCTORS.includes(name));
 
-describe('the interface of sluice_loader.wasm', () => {
-  for (const path of [BUILT, SHIPPED]) {
+describe('the interface of the modules', () => {
+  for (const { path, list } of MODULES.flatMap(({ name, list }) =>
+    [built(name), shipped(name)].map((path) => ({ path, list })),
+  )) {
     const name = path.slice(ROOT.length);
 
-    test(`${name}: exports are those of exports.txt, memory and _initialize`, async () => {
-      const listed = source('hosts/wasm/exports.txt')
+    test(`${name}: exports are those of ${list}, memory and _initialize`, async () => {
+      const listed = source(list)
         .split('\n')
         .filter((line) => /^[a-z]/.test(line));
       assert.ok(listed.length > 20);
@@ -94,9 +103,11 @@ describe('what runs before sluice_initialize()', () => {
     return out;
   }
 
-  test('no constructor', () => {
-    assert.deepEqual(ours(constructors(BUILT)), []);
-  });
+  for (const { name } of MODULES) {
+    test(`${name}: no constructor`, () => {
+      assert.deepEqual(ours(constructors(built(name))), []);
+    });
+  }
 
   test('the check sees a static constructor', () => {
     const found = ours(
@@ -117,7 +128,10 @@ describe('what runs before sluice_initialize()', () => {
   });
 
   test('the check refuses a module without names instead of passing it', () => {
-    assert.throws(() => constructors(SHIPPED), /holds no function named __wasm_call_ctors/);
+    assert.throws(
+      () => constructors(shipped('sluice_loader')),
+      /holds no function named __wasm_call_ctors/,
+    );
   });
 });
 
@@ -178,5 +192,40 @@ describe('codecs in wasm', () => {
       /^(\d\d) of \1 codecs equal the reference; find_codec\(\) takes simd128$/m,
     );
     assert.equal(status, 0, output);
+  });
+});
+
+describe('digests in wasm', () => {
+  test('are those of libxxhash', async () => {
+    const imports = { sluice: { panic: (): void => assert.fail('panic') } };
+    const { exports } = await WebAssembly.instantiate(
+      await compile(built('sluice_store')),
+      imports,
+    );
+    const store = exports as unknown as {
+      memory: WebAssembly.Memory;
+      _initialize(): void;
+      sluice_initialize(): void;
+      sluice_allocate(nbytes: number): number;
+      store_hash_new(): number;
+      store_hash_update(hash: number, address: number, nbytes: number): void;
+      store_hash_digest(hash: number): number;
+    };
+    store._initialize();
+    store.sluice_initialize();
+    const bytes = Uint8Array.from({ length: 5000 }, (_, i) => Math.imul(i, 2654435761) >>> 13);
+    const address = store.sluice_allocate(bytes.length);
+    new Uint8Array(store.memory.buffer).set(bytes, address);
+    // core/store/journal_test.cc has the same bytes
+    for (const piece of [1, 64, 999, 5000]) {
+      const hash = store.store_hash_new();
+      for (let at = 0; at < bytes.length; at += piece) {
+        store.store_hash_update(hash, address + at, Math.min(piece, bytes.length - at));
+      }
+      const view = new DataView(store.memory.buffer);
+      const result = store.store_hash_digest(hash);
+      const digest = view.getBigUint64(view.getUint32(result + CALL_RESULT.data, true), true);
+      assert.equal(digest, 0x853377ef13cec7bdn, `${piece} bytes at a time`);
+    }
   });
 });
