@@ -1,8 +1,8 @@
-import { aborted, orAborted } from './abort.js';
 import { SluiceError } from './errors.js';
 import { OP } from './generated/abi.js';
 import type { Sink } from './sinks/sink.js';
 import type { ByteStream, Source } from './sources/source.js';
+import { aborted, orAborted } from './util/abort.js';
 import type {
   Command,
   LoaderModel,

@@ -1,4 +1,3 @@
-import { orAborted } from './abort.js';
 import { asSluiceError, SluiceError } from './errors.js';
 import { runLoad } from './engine.js';
 import { Model, type DType, type LoadedTensor } from './model.js';
@@ -10,6 +9,7 @@ import { requestDevice } from './sinks/device.js';
 import type { GpuSlotSink } from './sinks/gpu_buffers.js';
 import { createUploadSink } from './sinks/measure_upload.js';
 import type { Source } from './sources/source.js';
+import { orAborted } from './util/abort.js';
 import type { LoadProgress, ModelManifest, ModelPlan } from './wasm/loader_module.js';
 
 /**
@@ -134,12 +134,10 @@ export async function deviceFor(
 }
 
 export function uploadSink(device: GPUDevice, options: LoadOptions): Promise<GpuSlotSink> {
-  const sink = createUploadSink(device, {
+  return createUploadSink(device, {
     path: options.upload ?? 'auto',
+    signal: options.signal,
     ...(options.usage === undefined ? {} : { usage: options.usage }),
-  });
-  return orAborted(sink, options.signal, (late) => {
-    late.close(false);
   });
 }
 

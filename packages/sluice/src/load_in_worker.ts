@@ -1,4 +1,3 @@
-import { aborted } from './abort.js';
 import { asSluiceError, SluiceError } from './errors.js';
 import {
   buildModel,
@@ -11,6 +10,7 @@ import {
 import type { Model } from './model.js';
 import { planOptions, type LoadOptions } from './options.js';
 import { MAX_STAGING_SLOTS, serveSink } from './sinks/remote_sink.js';
+import { aborted } from './util/abort.js';
 import type { LoadProgress } from './wasm/loader_module.js';
 import type { FromWorker, ModelPlace, ToWorker } from './worker_protocol.js';
 

@@ -1,6 +1,6 @@
-import { aborted } from './abort.js';
 import { asSluiceError, SluiceError } from './errors.js';
 import type { Source } from './sources/source.js';
+import { aborted } from './util/abort.js';
 import { LoaderModel } from './wasm/loader_module.js';
 
 /** The loader's own RetryPolicy (core/load/loader.h), for the few requests before it runs. */

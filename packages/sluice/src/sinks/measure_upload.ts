@@ -1,4 +1,5 @@
 import { asSluiceError } from '../errors.js';
+import { orAborted } from '../util/abort.js';
 import type { SluiceError } from '../errors.js';
 import type { GpuSinkOptions, GpuSlotSink } from './gpu_buffers.js';
 import { RingSink } from './ring_sink.js';
@@ -27,25 +28,63 @@ const ROUNDS = 3;
 /** Time, from the first warm-up, after which no further round starts. */
 const MILLISECONDS = 40;
 
-const cache = new WeakMap<GPUDevice, Promise<UploadMeasurement>>();
+/** A device's measurement, under way or done. */
+interface Measuring {
+  result: Promise<UploadMeasurement>;
+  /** Callers that wait for it. */
+  waiting: number;
+  /** Releases what it holds, where it is under way. */
+  stop: () => void;
+}
+
+const cache = new WeakMap<GPUDevice, Measuring>();
 
 /**
  * Measures both upload paths on this device in some 40 ms, and releases what it used: about 20 MiB on the
  * CPU and 12 MiB on the device. One measurement a device: later calls get the first one's result. Out of
- * memory gives `writeBuffer` and says so in `fallback`. Rejects only with `device_lost`.
+ * memory gives `writeBuffer` and says so in `fallback`. Rejects with `device_lost`, or with `aborted` as soon as
+ * the signal says so; once nobody waits for a measurement, it is stopped and its memory released.
  */
-export function measureUpload(device: GPUDevice): Promise<UploadMeasurement> {
-  let measurement = cache.get(device);
-  if (measurement === undefined) {
-    measurement = measure(device);
-    cache.set(device, measurement);
+export async function measureUpload(
+  device: GPUDevice,
+  signal?: AbortSignal,
+): Promise<UploadMeasurement> {
+  let measuring = cache.get(device);
+  if (measuring === undefined) {
+    measuring = measure(device);
+    cache.set(device, measuring);
   }
-  return measurement;
+  measuring.waiting++;
+  try {
+    return await orAborted(measuring.result, signal, () => undefined);
+  } finally {
+    if (--measuring.waiting === 0) measuring.stop();
+  }
 }
 
-async function measure(device: GPUDevice): Promise<UploadMeasurement> {
+function measure(device: GPUDevice): Measuring {
   const ring = new Contestant(new RingSink(device));
   const writeBuffer = new Contestant(new WriteBufferSink(device));
+  let done = false;
+  const close = (): void => {
+    ring.sink.close(false);
+    writeBuffer.sink.close(false);
+  };
+  return {
+    result: compete(ring, writeBuffer).finally(() => {
+      done = true;
+      close();
+    }),
+    waiting: 0,
+    stop: () => {
+      if (done) return;
+      cache.delete(device);
+      close();
+    },
+  };
+}
+
+async function compete(ring: Contestant, writeBuffer: Contestant): Promise<UploadMeasurement> {
   try {
     const begin = performance.now();
     await ring.warmUp();
@@ -65,9 +104,6 @@ async function measure(device: GPUDevice): Promise<UploadMeasurement> {
     const fallback = asSluiceError(cause);
     if (fallback.code === 'device_lost') throw fallback;
     return { path: 'writeBuffer', ringBytesPerSecond: 0, writeBufferBytesPerSecond: 0, fallback };
-  } finally {
-    ring.sink.close(false);
-    writeBuffer.sink.close(false);
   }
 }
 
@@ -122,15 +158,17 @@ class Contestant {
 export interface UploadSinkOptions extends GpuSinkOptions {
   /** `auto`, the default, measures the device once. */
   path?: UploadPath | 'auto';
+  /** Stops the measurement. */
+  signal?: AbortSignal | undefined;
 }
 
-/** A sink for the device at hand, not yet prepared. Rejects only with `device_lost`. */
+/** A sink for the device at hand, not yet prepared. Rejects as measureUpload() does. */
 export async function createUploadSink(
   device: GPUDevice,
   options: UploadSinkOptions = {},
 ): Promise<GpuSlotSink> {
-  const { path = 'auto', ...sinkOptions } = options;
-  const chosen = path === 'auto' ? (await measureUpload(device)).path : path;
+  const { path = 'auto', signal, ...sinkOptions } = options;
+  const chosen = path === 'auto' ? (await measureUpload(device, signal)).path : path;
   return chosen === 'ring'
     ? new RingSink(device, sinkOptions)
     : new WriteBufferSink(device, sinkOptions);

@@ -1,4 +1,4 @@
-import { SluiceError } from './errors.js';
+import { SluiceError } from '../errors.js';
 
 /** What a load rejects with whose caller aborted it. */
 export function aborted(signal: AbortSignal): SluiceError {
