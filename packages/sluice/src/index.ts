@@ -6,6 +6,8 @@ import type { LoadOptions } from './options.js';
 import { blobModel } from './sources/blob.js';
 import { httpModel } from './sources/http_model.js';
 import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './sources/model_files.js';
+import { startWorker } from './start_worker.js';
+import { orAborted } from './util/abort.js';
 import type { ModelPlace } from './worker_protocol.js';
 import { asSluiceError, SluiceError } from './errors.js';
 
@@ -21,7 +23,7 @@ function loaderModule(): Promise<WebAssembly.Module> {
     compiled = undefined;
     throw new SluiceError('internal', `${href} does not load: ${asSluiceError(cause).message}`, {
       file: href,
-      hint: "serve it beside the package's JavaScript, with the type application/wasm",
+      hint: "serve it beside the package's JavaScript, with the type application/wasm, and with CORS headers where the page is of another origin",
       cause,
     });
   });
@@ -51,8 +53,9 @@ export async function loadModel(
     const wantsWorker = options.worker ?? page;
     const own = options.fetch !== undefined || typeof options.headers === 'function';
     if (wantsWorker && target !== 'cpu' && !own && typeof Worker !== 'undefined') {
-      const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
-      return await loadInWorker(module, worker, place, options);
+      const started = startWorker(options.worker === true);
+      const worker = await orAborted(started, options.signal, (late) => late?.terminate());
+      if (worker) return await loadInWorker(module, worker, place, options);
     }
     const { source, name } = 'url' in place ? httpModel(place.url, options) : blobModel(place);
     return await loadHere(module, source, name, options);

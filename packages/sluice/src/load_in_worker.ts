@@ -131,10 +131,10 @@ class Conversation {
     }
   };
   readonly #onError = (event: ErrorEvent | MessageEvent): void => {
-    const reason = 'message' in event && event.message ? event.message : 'it could not be started';
+    const reason = 'message' in event && event.message ? event.message : 'it says nothing more';
     this.#fail(
       new SluiceError('internal', `the loading worker failed: ${reason}`, {
-        hint: 'check that worker.js is served beside the package, or load with worker: false',
+        hint: 'load with worker: false',
       }),
     );
   };

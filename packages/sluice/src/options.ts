@@ -55,7 +55,9 @@ export interface LoadOptions {
   shareBelowBytes?: number;
   /**
    * Fetch and decode in a worker, so that a page stays responsive. True on a page's main thread unless
-   * given, false elsewhere. Needs a GPU, and neither `fetch` nor `headers` as a function of the caller's.
+   * given, false elsewhere. Needs a GPU, and neither `fetch` nor `headers` as a function of the caller's. Where
+   * the worker cannot be started, loading goes on without it and console.warn() says so once; with `true` that
+   * is an error.
    */
   worker?: boolean;
   /** Instead of keeping tensors, passes their bytes here, each tensor's in order. No device is used. */

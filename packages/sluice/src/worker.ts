@@ -76,3 +76,4 @@ scope.addEventListener('message', (event) => {
     scope.postMessage({ type: 'failed', error: asSluiceError(error).toJSON() });
   });
 });
+scope.postMessage({ type: 'ready' });

@@ -20,8 +20,12 @@ export type ToWorker =
   | { type: 'plan'; options: PlanOptions }
   | { type: 'run'; port: MessagePort; progress: boolean; tensors: boolean };
 
-/** What the worker answers: opened, planned, then progress and tensors until done; or failed at any time. */
+/**
+ * What the worker answers: ready once its script runs; opened, planned, then progress and tensors until done; or
+ * failed at any time.
+ */
 export type FromWorker =
+  | { type: 'ready' }
   | { type: 'opened'; manifest: ModelManifest }
   | { type: 'planned'; plan: ModelPlan }
   | { type: 'progress'; progress: LoadProgress }

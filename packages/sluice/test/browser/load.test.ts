@@ -248,15 +248,17 @@ describe('loadModel() in Chromium', { timeout: 180_000 }, () => {
     });
   }
 
-  test('a worker script that is not there is an error, and loading without it works', async () => {
+  test('a worker script that is not there is an error where it is required; else loading goes on', async () => {
     const url = server.origin + CACHE;
     hidden.add('/dist/worker.js');
     try {
-      const outcome = await run(false, { url, device: 'own' });
+      const outcome = await run(false, { url, device: 'own', options: { worker: true } });
       checkFailure(outcome, 'internal', 'worker');
       assert.match(outcome.error?.hint ?? '', /worker\.js/);
       assert.ok(outcome.milliseconds < 5000);
-      checkTensors(await run(false, { url, device: 'own', options: { worker: false } }), cache);
+      const without = await run(false, { url, device: 'own' });
+      checkTensors(without, cache);
+      assert.equal(without.report?.thread, 'caller');
     } finally {
       hidden.clear();
     }
