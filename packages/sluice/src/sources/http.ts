@@ -44,6 +44,7 @@ export interface HttpTransport {
 
 /** Requests by fetch. */
 export function fetchTransport(fetchFunction?: typeof fetch): HttpTransport {
+  const spare: ArrayBuffer[] = [];
   return {
     async request({ url, headers, credentials, manualRedirect, signal }) {
       const response = await (fetchFunction ?? fetch)(url.href, {
@@ -62,15 +63,21 @@ export function fetchTransport(fetchFunction?: typeof fetch): HttpTransport {
         url: response.url === '' ? url.href : response.url,
         opaqueRedirect: response.type === 'opaqueredirect',
         body: response.body
-          ? streamReader(response.body)
+          ? streamReader(response.body, spare)
           : { read: () => Promise.resolve(null), cancel: () => undefined },
       };
     },
   };
 }
 
-/** Reads into one array again and again where the stream can, which saves allocating one for each chunk. */
-function streamReader(stream: ReadableStream<Uint8Array<ArrayBuffer>>): HttpBody {
+/**
+ * Reads into one array again and again where the stream can, which saves allocating one for each chunk. It is taken
+ * from `spare`, and left there for the next response: what is dropped is collected late.
+ */
+function streamReader(
+  stream: ReadableStream<Uint8Array<ArrayBuffer>>,
+  spare: ArrayBuffer[],
+): HttpBody {
   let reader: ReadableStreamBYOBReader;
   try {
     reader = stream.getReader({ mode: 'byob' });
@@ -90,10 +97,14 @@ function streamReader(stream: ReadableStream<Uint8Array<ArrayBuffer>>): HttpBody
   let buffer: ArrayBuffer | undefined;
   return {
     async read() {
-      const view = new Uint8Array(buffer ?? new ArrayBuffer(READ_BYTES));
+      const view = new Uint8Array(buffer ?? spare.pop() ?? new ArrayBuffer(READ_BYTES));
       buffer = undefined; // the stream's until it answers
       const { done, value } = await reader.read(view);
-      if (done) return null;
+      if (done) {
+        // A stream that was cancelled keeps the array
+        if (value && spare.length < MAX_SPARE) spare.push(value.buffer);
+        return null;
+      }
       ({ buffer } = value);
       return value;
     },
@@ -157,6 +168,8 @@ export function splitFileUrl(fileUrl: string | URL): { folderUrl: URL; path: str
 
 /** One read at most; no more than a transfer's share of a budget of 4 MiB. */
 const READ_BYTES = 256 * 1024;
+/** Arrays kept for the next responses: as many as transfers may be at once unless more are asked for. */
+const MAX_SPARE = 4;
 const MAX_REDIRECTS = 20;
 const MAX_RETRY_AFTER_MS = 300_000;
 /** The stall timer's ticks in one stall timeout. */
