@@ -5,8 +5,8 @@ const MODEL_FILE = /\.(gguf|safetensors|json)$/i;
 
 /**
  * A source for the model at `url`, and the name by which core/formats/open.h knows it: that of a file
- * (`.gguf`, `.safetensors`, a manifest's `.json`), or nothing for a folder. A query, as signed URLs have
- * it, stays with a file's own URL.
+ * (`.gguf`, `.safetensors`, a manifest's `.json`), or nothing for a folder. The URL's query goes to every file of
+ * the model: a token is often good for all of them, and where it signs one file the others need one each anyway.
  */
 export function httpModel(
   url: string,
@@ -16,6 +16,7 @@ export function httpModel(
   const hint = pageHint(folderUrl.origin, folderUrl.pathname + encodeURIComponent(path));
   const options = hint === undefined ? given : { ...given, hint };
   if (!MODEL_FILE.test(path)) return { source: new HttpSource(url, options), name: '' };
+  folderUrl.search = new URL(url, folderUrl).search;
   return {
     source: new HttpSource(folderUrl, { ...options, fileUrls: { [path]: url } }),
     name: path,

@@ -200,7 +200,7 @@ describe('loadModel() and its server', { timeout: 60_000 }, () => {
     assert.ok(sent < 64 * 2 ** 20 + 3 * SHARD_BYTES, `${sent} bytes`);
   });
 
-  test('headers reach the model, and the query stays with its file', async () => {
+  test('headers and the query reach the model', async () => {
     server.files['/m.gguf'] = gguf([{ ...tensors[0]!, dtype: 'f32' }]);
     const model = await loadModel(`${server.origin}/m.gguf?token=1`, {
       headers: { 'X-Key': 'k' },
@@ -210,6 +210,20 @@ describe('loadModel() and its server', { timeout: 60_000 }, () => {
     for (const { url, headers } of server.requests) {
       assert.equal(url, '/m.gguf?token=1');
       assert.equal(headers['x-key'], 'k');
+    }
+  });
+
+  test('the query of a manifest goes to the files beside it, as it does to those of a folder', async () => {
+    const index = safetensorsIndexFiles(
+      tensors.map((tensor, i) => [{ ...tensor, dtype: ['F32', 'I8', 'F16'][i] ?? '' }]),
+    );
+    Object.assign(server.files, served(index, '/q/'));
+    for (const at of [MANIFEST, '/', '/q/model.safetensors.index.json', '/q/']) {
+      server.requests.length = 0;
+      const model = await loadModel(`${server.origin}${at}?download=true&token=x%20y`);
+      await expectModel(model, expected);
+      assert.ok(server.requests.length >= 2);
+      for (const { url } of server.requests) assert.match(url, /\?download=true&token=x%20y$/);
     }
   });
 
