@@ -108,6 +108,8 @@ class Conversation {
     if (this.#signal) this.#fail(aborted(this.#signal));
   };
   readonly #onMessage = ({ data }: MessageEvent<FromWorker>): void => {
+    // Nobody is called back any more once the load has failed or ended
+    if (this.#error) return;
     switch (data.type) {
       case 'progress':
         this.#call(() => this.onProgress?.(data.progress));
