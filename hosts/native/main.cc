@@ -25,6 +25,7 @@
 #include "hosts/native/file_host.h"
 #include "hosts/native/http_server.h"
 #include "hosts/native/pack.h"
+#include "hosts/native/store.h"
 #include "hosts/native/synth.h"
 #include "hosts/native/text.h"
 #include "hosts/native/verify.h"
@@ -132,6 +133,11 @@ struct ServeArguments : Common, ShapeArguments {
   std::string host = "127.0.0.1";
   uint16_t port = 0;
   bool until_stdin_closes = false;
+};
+
+// `path` is the store's folder.
+struct StoreArguments : Common {
+  std::string model;
 };
 
 // The size of an option whose text was checked while it was parsed.
@@ -414,6 +420,19 @@ void print_error(const Error& error) {
   std::fputs(concat("sluice: ", printable(to_string(error)), "\n").c_str(), stderr);
 }
 
+void print_problems(const std::vector<Error>& problems) {
+  for (size_t p = 0; p < std::min(problems.size(), kMaxProblemLines); ++p) print_error(problems[p]);
+  if (problems.size() > kMaxProblemLines)
+    std::fputs(concat("sluice: … and ", problems.size() - kMaxProblemLines,
+                      " more problems; --json has them all\n")
+                   .c_str(),
+               stderr);
+}
+
+std::string problem_count(size_t n) {
+  return n == 0 ? "nothing is wrong" : concat(n, " problem", n == 1 ? "" : "s");
+}
+
 // Whether nothing is wrong with the model.
 Result<bool> verify(const VerifyArguments& arguments) {
   const auto start = Clock::now();
@@ -425,13 +444,7 @@ Result<bool> verify(const VerifyArguments& arguments) {
   if (!report) return std::unexpected(report.error());
   const double seconds = seconds_since(start);
   const Manifest& manifest = report->model.manifest;
-  for (size_t p = 0; p < std::min(report->problems.size(), kMaxProblemLines); ++p)
-    print_error(report->problems[p]);
-  if (report->problems.size() > kMaxProblemLines)
-    std::fputs(concat("sluice: … and ", report->problems.size() - kMaxProblemLines,
-                      " more problems; --json has them all\n")
-                   .c_str(),
-               stderr);
+  print_problems(report->problems);
   if (arguments.json) {
     Json problems = Json::array();
     for (const Error& problem : report->problems) problems.push_back(Json::parse(to_json(problem)));
@@ -445,14 +458,12 @@ Result<bool> verify(const VerifyArguments& arguments) {
                                 {"ok", report->problems.empty()},
                                 {"problems", problems}})));
   } else if (!arguments.quiet) {
-    const size_t n = report->problems.size();
-    const std::string outcome =
-        n == 0 ? "nothing is wrong" : concat(n, " problem", n == 1 ? "" : "s");
     SLUICE_TRY(print(concat(printable(report->model.manifest_path), ": ", manifest.format, ", ",
                             manifest.tensors.size(), " tensors in ", manifest.files.size(),
                             " files, ", report->checksums, " of them with a checksum; ",
                             report->bytes_read, " bytes (", format_bytes(report->bytes_read),
-                            ") read in ", format_number(seconds, 3), " s: ", outcome, "\n")));
+                            ") read in ", format_number(seconds, 3),
+                            " s: ", problem_count(report->problems.size()), "\n")));
   }
   return report->problems.empty();
 }
@@ -533,6 +544,133 @@ Status serve(const ServeArguments& arguments) {
     SLUICE_TRY(print(concat(printable(description), "; Ctrl-C ends\n")));
   server->run(&stop, arguments.until_stdin_closes ? STDIN_FILENO : -1);
   return {};
+}
+
+// --- store
+
+// Milliseconds since 1970, as "2026-11-22 19:20" in UTC.
+std::string time_text(uint64_t ms) {
+  const std::chrono::sys_time<std::chrono::milliseconds> time{std::chrono::milliseconds(ms)};
+  const auto day = std::chrono::floor<std::chrono::days>(time);
+  const std::chrono::year_month_day date{day};
+  const std::chrono::hh_mm_ss clock{time - day};
+  char text[64];
+  const int length = std::snprintf(
+      text, sizeof(text), "%04d-%02u-%02u %02d:%02d", static_cast<int>(date.year()),
+      static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()),
+      static_cast<int>(clock.hours().count()), static_cast<int>(clock.minutes().count()));
+  return {text, static_cast<size_t>(length)};
+}
+
+Json store_entry_json(const StoreEntry& entry) {
+  Json out = {{"folder", entry.folder}};
+  if (entry.error) out["error"] = Json::parse(to_json(*entry.error));
+  if (!entry.model) return out;
+  out["ignored_journal_bytes"] = entry.ignored_bytes;
+  out.update(Json::parse(entry.model->snapshot()));
+  return out;
+}
+
+std::string store_entry_name(const StoreEntry& entry) {
+  return printable(entry.model ? entry.model->key() : entry.folder);
+}
+
+// Whether every model could be read.
+Result<bool> store_list(const StoreArguments& arguments) {
+  SLUICE_ASSIGN(const auto entries, list_store(arguments.path));
+  Json models = Json::array();
+  std::vector<std::vector<std::string>> rows = {
+      {"model", "bytes", "complete files", "loaded (UTC)", "last used (UTC)"}};
+  bool good = true;
+  for (const StoreEntry& entry : entries) {
+    models.push_back(store_entry_json(entry));
+    const Json& model = models.back();
+    if (entry.error) print_error(*entry.error);
+    good = good && !entry.error;
+    if (!entry.model) {
+      rows.push_back({store_entry_name(entry), "?", "?", "?", "?"});
+      continue;
+    }
+    const auto& files = model["files"];
+    const auto complete =
+        std::ranges::count_if(files, [](const Json& file) { return file["complete"].get<bool>(); });
+    const Json& loaded = model["loaded_ms"];
+    rows.push_back({store_entry_name(entry), std::to_string(model["stored_bytes"].get<uint64_t>()),
+                    concat(complete, " of ", files.size()),
+                    loaded.is_null() ? "never" : time_text(loaded.get<uint64_t>()),
+                    time_text(model["used_ms"].get<uint64_t>())});
+  }
+  if (arguments.json) {
+    SLUICE_TRY(print(json_text({{"models", models}})));
+  } else {
+    SLUICE_TRY(print(table(rows, {false, true, true, false, false})));
+  }
+  return good;
+}
+
+// Whether nothing is wrong with the one model, or with any.
+Result<bool> store_verify(const StoreArguments& arguments) {
+  const auto start = Clock::now();
+  std::vector<StoreEntry> entries;
+  if (arguments.model.empty()) {
+    SLUICE_ASSIGN(entries, list_store(arguments.path));
+  } else {
+    SLUICE_ASSIGN(StoreEntry entry, find_in_store(arguments.path, arguments.model));
+    entries.push_back(std::move(entry));
+  }
+  ProgressBar bar(arguments.quiet);
+  Json models = Json::array();
+  StoreReport all;
+  for (const StoreEntry& entry : entries) {
+    const auto report = verify_stored(
+        arguments.path, entry, {.stop = &stop, .on_progress = [&](uint64_t read, uint64_t total) {
+                                  Progress progress;
+                                  progress.source_bytes_done = progress.output_bytes_done = read;
+                                  progress.source_bytes = progress.output_bytes = total;
+                                  bar.update(progress);
+                                }});
+    bar.clear();
+    if (!report) return std::unexpected(report.error());
+    Json problems = Json::array();
+    for (const Error& problem : report->problems) problems.push_back(Json::parse(to_json(problem)));
+    models.push_back({{"folder", entry.folder},
+                      {"key", entry.model ? Json(entry.model->key()) : Json()},
+                      {"extents", report->extents},
+                      {"bytes_read", report->bytes},
+                      {"checksums", report->checked_files},
+                      {"ignored_journal_bytes", entry.ignored_bytes},
+                      {"problems", problems}});
+    all.extents += report->extents;
+    all.bytes += report->bytes;
+    all.checked_files += report->checked_files;
+    all.problems.insert(all.problems.end(), report->problems.begin(), report->problems.end());
+  }
+  const double seconds = seconds_since(start);
+  print_problems(all.problems);
+  const size_t n = all.problems.size();
+  if (arguments.json) {
+    SLUICE_TRY(print(json_text({{"models", models}, {"seconds", seconds}, {"ok", n == 0}})));
+  } else if (!arguments.quiet) {
+    SLUICE_TRY(print(concat(entries.size(), " models, ", all.extents, " extents, ", all.bytes,
+                            " bytes (", format_bytes(all.bytes), ") read in ",
+                            format_number(seconds, 3), " s, ", all.checked_files,
+                            " files with a checksum of the whole: ", problem_count(n), "\n")));
+  }
+  return n == 0;
+}
+
+Status store_delete(const StoreArguments& arguments) {
+  SLUICE_ASSIGN(const StoreEntry entry, find_in_store(arguments.path, arguments.model));
+  const Json described = store_entry_json(entry);
+  SLUICE_TRY(delete_stored(arguments.path, entry));
+  const uint64_t nbytes = described.value("stored_bytes", uint64_t{0});
+  if (arguments.json)
+    return print(json_text({{"folder", entry.folder},
+                            {"key", entry.model ? Json(entry.model->key()) : Json()},
+                            {"stored_bytes", nbytes}}));
+  if (arguments.quiet) return {};
+  return print(concat("deleted ", store_entry_name(entry), ", of which ", nbytes, " bytes (",
+                      format_bytes(nbytes), ") were stored\n"));
 }
 
 // --- The command line
@@ -678,6 +816,26 @@ int run(int argc, char** argv) {
                           "End when the standard input does");
   add_output_flags(serve_command, serve_arguments);
 
+  StoreArguments store_arguments;
+  CLI::App* const store_command = app.add_subcommand(
+      "store", "Look into a local store on disk, as the npm package keeps one in Node.");
+  store_command->require_subcommand(1);
+  const auto add_store_command = [&](const char* name, const char* description) {
+    CLI::App* const command = store_command->add_subcommand(name, description);
+    command->add_option("DIR", store_arguments.path, "The store's folder")->required();
+    add_output_flags(command, store_arguments);
+    return command;
+  };
+  constexpr const char* kModelHelp = "The model's key (where it was loaded from), or its folder";
+  CLI::App* const store_list_command = add_store_command(
+      "list", "List the models: how much is stored of each, and when it was used.");
+  CLI::App* const store_verify_command = add_store_command(
+      "verify", "Read what is stored and hold it against its digests. Changes nothing.");
+  store_verify_command->add_option("MODEL", store_arguments.model, kModelHelp);
+  add_store_command("delete", "Delete a model, where nothing uses the store.")
+      ->add_option("MODEL", store_arguments.model, kModelHelp)
+      ->required();
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -706,6 +864,12 @@ int run(int argc, char** argv) {
     if (synth_command->parsed()) {
       json = synth_arguments.json;
       return done(synth(synth_arguments));
+    }
+    if (store_command->parsed()) {
+      json = store_arguments.json;
+      if (store_list_command->parsed()) return store_list(store_arguments);
+      if (store_verify_command->parsed()) return store_verify(store_arguments);
+      return done(store_delete(store_arguments));
     }
     json = serve_arguments.json;
     return done(serve(serve_arguments));
