@@ -8,18 +8,27 @@ import { fetchModel } from './model.mjs';
  */
 export function createAgent({ loadModel, gpu, streams }) {
   const environments = new Map();
+  let latest; // a device, which serves every model that it can hold
   const environmentOf = (url) => {
     if (!environments.has(url)) environments.set(url, prepare(url));
     return environments.get(url);
   };
   async function prepare(url) {
     const model = await fetchModel(url);
-    const { device, adapter, takeFailure } = await requestDevice(gpu, model);
-    return { loadModel, model, device, adapter, takeFailure };
+    const largest = Math.max(...model.files.map((file) => file.nbytes));
+    if (!latest || latest.device.limits.maxBufferSize < largest) {
+      latest = await requestDevice(gpu, largest);
+    }
+    return { loadModel, model, ...latest };
   }
   const allStreams = { fetch: fetchStream, byob: byobStream, ...streams };
 
   return async (task) => {
+    if (task.contestant === 'rest') {
+      globalThis.gc?.();
+      latest?.device.queue.submit([]); // a device frees what was destroyed as it takes work
+      return {};
+    }
     const environment = await environmentOf(task.url);
     if (task.contestant === 'prepare') {
       const { adapter } = environment;

@@ -215,14 +215,27 @@ async function common({ model, device }) {
 }
 
 /** The package, as a person would call it. */
-async function sluice({ model, device, loadModel }) {
-  const loaded = await loadModel(`${model.url}/tensor-cache.json`, { device });
+async function sluice({ model, device, loadModel }, { options }) {
+  const loaded = await loadModel(`${model.url}/tensor-cache.json`, { device, ...options });
   await device.queue.onSubmittedWorkDone();
   return {
     note: `${loaded.report.upload}, ${loaded.report.thread}`,
     find: (name) => loaded.get(name),
     destroy: () => loaded.destroy(),
   };
+}
+
+/** The package, and its bytes dropped: no device takes part. */
+async function drop({ model, loadModel }, { options }) {
+  let received = 0;
+  await loadModel(`${model.url}/tensor-cache.json`, {
+    ...options,
+    consume(tensor, offset, bytes) {
+      received += bytes.length;
+    },
+  });
+  if (received !== model.nbytes) throw new Error(`received ${received} of ${model.nbytes} bytes`);
+  return { destroy() {} };
 }
 
 // The incumbent cannot hold larger tensors in wasm memory: it aborts
@@ -301,10 +314,11 @@ function wasmStage() {
   };
 }
 
-const CONTESTANTS = { discard, bare, common, fetchTensorCache, sluice };
+const CONTESTANTS = { discard, bare, common, fetchTensorCache, sluice, drop };
 
 /** Runs one of them once: `{milliseconds, note}`. With `check`, its records are read back and compared. */
-export async function perform(environment, { contestant, check, ...options }) {
+export async function perform(environment, { contestant, check, targetless, ...options }) {
+  if (targetless) environment = { ...environment, device: withoutTargets(environment.device) };
   // What the one before has left is not this one's to clear away
   globalThis.gc?.();
   const begin = performance.now();
@@ -360,11 +374,65 @@ async function readBack(device, buffer, offset, nbytes) {
   return bytes.subarray(0, nbytes);
 }
 
-/** A device that can hold every record and, for the bare loop, every file. */
-export async function requestDevice(gpu, model) {
+const TARGETLESS_BYTES = 16 * 2 ** 20;
+
+/**
+ * The device, except that it makes no storage buffers: what is copied into one goes into the same few bytes. So
+ * a load of any size takes the same memory of the GPU, and everything else of it is as ever.
+ */
+function withoutTargets(device) {
+  const usage = USAGE.COPY_DST | USAGE.COPY_SRC;
+  const sink = device.createBuffer({ size: TARGETLESS_BYTES, usage });
+  const targets = new WeakSet();
+  const place = (target, offset, nbytes) => {
+    if (!targets.has(target)) return [target, offset];
+    if (nbytes > TARGETLESS_BYTES) throw new Error(`${nbytes} bytes in one copy`);
+    return [sink, offset % (TARGETLESS_BYTES - nbytes + 4)];
+  };
+  const bound = (object, overrides) =>
+    new Proxy(object, {
+      get(_, name) {
+        if (Object.hasOwn(overrides, name)) return overrides[name];
+        const value = object[name];
+        return typeof value === 'function' ? value.bind(object) : value;
+      },
+    });
+  const limits = bound(device.limits, { maxBufferSize: Infinity });
+  const queue = bound(device.queue, {
+    writeBuffer(target, offset, source, sourceOffset, nbytes) {
+      device.queue.writeBuffer(...place(target, offset, nbytes), source, sourceOffset, nbytes);
+    },
+  });
+  return bound(device, {
+    limits,
+    queue,
+    createBuffer(description) {
+      if (!(description.usage & USAGE.STORAGE)) return device.createBuffer(description);
+      const target = { ...description, destroy() {} };
+      targets.add(target);
+      return target;
+    },
+    createCommandEncoder() {
+      const encoder = device.createCommandEncoder();
+      return {
+        copyBufferToBuffer(source, sourceOffset, target, offset, nbytes) {
+          encoder.copyBufferToBuffer(
+            source,
+            sourceOffset,
+            ...place(target, offset, nbytes),
+            nbytes,
+          );
+        },
+        finish: () => encoder.finish(),
+      };
+    },
+  });
+}
+
+/** A device for buffers of `largest` bytes: a record or, for the bare loop, a file. */
+export async function requestDevice(gpu, largest) {
   const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
   if (!adapter) throw new Error('there is no WebGPU adapter');
-  const largest = Math.max(...model.files.map((file) => file.nbytes));
   const maxBufferSize = Math.min(adapter.limits.maxBufferSize, Math.max(largest, 256 * 2 ** 20));
   const device = await adapter.requestDevice({ requiredLimits: { maxBufferSize } });
   let failure;

@@ -193,18 +193,48 @@ async function processFields(pid) {
   return stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
 }
 
+/** Fields of smaps_rollup that are summed, by their names here. */
+const MEMORY_FIELDS = {
+  pss: 'Pss',
+  anonymous: 'Pss_Anon',
+  file: 'Pss_File',
+  shared: 'Pss_Shmem',
+  lazyFree: 'LazyFree',
+};
+
 /**
- * Bytes that a process and its descendants hold, shared pages shared out among their users (PSS,
- * https://docs.kernel.org/filesystems/proc.html).
+ * Bytes that a browser's processes hold, shared pages shared out among their users (PSS,
+ * https://docs.kernel.org/filesystems/proc.html): `{total, types}`, where `types` has for each type of process
+ * `pss`, its parts `anonymous`, `file` and `shared` (where the kernel tells), `lazyFree` (given back to the kernel,
+ * which has not taken it yet, and part of `anonymous`) and the number of `processes`.
  */
-export async function processTreeMemory(pid) {
-  const sizes = await Promise.all(
+export async function browserMemory(pid) {
+  const types = {};
+  await Promise.all(
     (await processTree(pid)).map(async (process) => {
-      const text = await readFile(`/proc/${process}/smaps_rollup`, 'utf8').catch(() => '');
-      return 1024 * Number(/^Pss:\s+(\d+) kB/m.exec(text)?.[1] ?? 0);
+      const [command, text] = await Promise.all([
+        readFile(`/proc/${process}/cmdline`, 'utf8').catch(() => ''),
+        readFile(`/proc/${process}/smaps_rollup`, 'utf8').catch(() => ''),
+      ]);
+      if (text === '') return;
+      const type = (types[processType(command)] ??= { processes: 0 });
+      type.processes++;
+      for (const [name, field] of Object.entries(MEMORY_FIELDS)) {
+        const kilobytes = new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? 0;
+        type[name] = (type[name] ?? 0) + 1024 * Number(kilobytes);
+      }
     }),
   );
-  return sizes.reduce((sum, size) => sum + size, 0);
+  const total = Object.values(types).reduce((sum, { pss }) => sum + pss, 0);
+  return { total, types };
+}
+
+/** What a process of Chromium is for, by its command line: browser, gpu, network, renderer, … */
+function processType(command) {
+  const type = /--type=([\w-]+)/.exec(command)?.[1] ?? 'browser';
+  if (type === 'gpu-process') return 'gpu';
+  if (type !== 'utility') return type;
+  return /--utility-sub-type=(\w+)/.exec(command)?.[1] ?? type;
 }
 
 /** Bytes of physical memory that one process holds (RSS). */

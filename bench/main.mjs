@@ -3,20 +3,17 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { dirname, resolve } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { codecFigures } from './codecs.mjs';
 import {
-  processMemory,
-  processTreeMemory,
   processTreeSeconds,
-  softwareAdapter,
   startChromium,
   startNode,
   startServer,
   startSluice,
 } from './hosts.mjs';
+import { memoryFigures, memoryText } from './memory.mjs';
 import { fetchModel } from './model.mjs';
 import { median, scriptFigures, wasmFigures } from './size.mjs';
 
@@ -26,6 +23,8 @@ const HELP = `Usage: node bench/main.mjs [options]
   --model NAME      synthetic, or a shape that sluice serves: gemma-4-e2b, smollm2 (synthetic)
   --size BYTES      of the synthetic model: 256MiB, 3GiB, … (256MiB)
   --sizes LIST      of the synthetic models whose memory is measured: 1GiB,3GiB,8GiB (the model itself)
+  --budget BYTES    of the loads whose memory is measured (64MiB)
+  --connections N   of the loads whose memory is measured (4)
   --rounds N        measured rounds, after one that warms up and checks (5)
   --where LIST      of size, codecs, node, chromium, memory (all)
   --only TEXT       only contestants whose name contains it
@@ -38,8 +37,6 @@ const HELP = `Usage: node bench/main.mjs [options]
 Environment: GPU_CHROMIUM, GPU_CHROMIUM_FLAGS and GPU_WEBGPU choose another browser, its flags and another
 copy of the npm package webgpu; VK_ICD_FILENAMES chooses Node's driver.
 `;
-const BUDGET_BYTES = 64 * 2 ** 20;
-const MEMORY_POINTS = 200;
 const MAY_FAIL = new Set(['common', 'fetchTensorCache']);
 const TARGET_RATIO = 0.8;
 const TARGET_BROTLI = 60_000;
@@ -130,6 +127,8 @@ const { values: options } = parseArgs({
     where: { type: 'string', default: 'size,codecs,node,chromium,memory' },
     only: { type: 'string', default: '' },
     servers: { type: 'string', default: cpus().length >= 8 ? '4' : '1' },
+    budget: { type: 'string', default: '64MiB' },
+    connections: { type: 'string', default: '4' },
     package: { type: 'string', default: resolve(ROOT, 'packages/sluice/dist') },
     sluice: { type: 'string', default: resolve(ROOT, 'build/native/hosts/native/sluice') },
     codecs: { type: 'string', default: resolve(ROOT, 'build/native/core/load/codec_bench') },
@@ -144,6 +143,11 @@ if (options.help) {
 const rounds = Number(options.rounds);
 const where = new Set(options.where.split(','));
 const dist = resolve(options.package);
+const memoryOptions = {
+  budgetBytes: parseSize(options.budget),
+  connections: Number(options.connections),
+  only: options.only,
+};
 const timeoutOf = (model) => 30_000 + model.nbytes / 10_000;
 
 /** Interleaved rounds, each beginning with another contestant; the medians, as rates and ratios. */
@@ -203,64 +207,7 @@ async function throughput(hosts, list, model) {
   return { adapter, userAgent, modelBytes: model.nbytes, rows };
 }
 
-/**
- * Calls `memory()` every 10 ms while `work()` runs. Gives what that gave, the peak, and the largest of each of
- * at most MEMORY_POINTS spans of time as [milliseconds, bytes].
- */
-async function sampled(memory, work) {
-  const samples = [];
-  const begin = performance.now();
-  let running = true;
-  const sampling = (async () => {
-    while (running) {
-      samples.push([Math.round(performance.now() - begin), await memory()]);
-      await sleep(10);
-    }
-  })();
-  const result = await work().finally(() => (running = false));
-  await sampling;
-  const each = Math.ceil(samples.length / MEMORY_POINTS);
-  const larger = (a, b) => (b[1] > a[1] ? b : a);
-  const overTime = [];
-  for (let i = 0; i < samples.length; i += each) {
-    overTime.push(samples.slice(i, i + each).reduce(larger));
-  }
-  return { result, peak: samples.reduce(larger)[1], overTime };
-}
-
-/** Memory of the browser's process tree while one load runs, above that of the page at rest. */
-async function chromiumMemory(server, { url, nbytes }) {
-  const host = await startChromium(server, { timeoutMilliseconds: timeoutOf({ nbytes }) });
-  try {
-    await host.run({ contestant: 'prepare', url, thread: 'main' });
-    await sleep(2000);
-    const memory = () => processTreeMemory(host.pid);
-    const idle = await memory();
-    const task = { contestant: 'sluice', url, thread: 'main' };
-    const { peak, overTime } = await sampled(memory, () => host.run(task));
-    const gpuBytes = softwareAdapter ? nbytes : 0;
-    return { idle, peak, gpuBytes, above: peak - idle - gpuBytes, overTime };
-  } finally {
-    await host.close();
-  }
-}
-
-async function nodeMemory({ url, nbytes }) {
-  const host = await startNode({ dist, timeoutMilliseconds: timeoutOf({ nbytes }) });
-  try {
-    const task = { contestant: 'drop', url, budgetBytes: BUDGET_BYTES };
-    const { result, overTime } = await sampled(
-      () => processMemory(host.pid),
-      () => host.run(task),
-    );
-    return { ...result, above: result.peak - result.idle, overTime };
-  } finally {
-    await host.close();
-  }
-}
-
 const verdict = (good) => (good ? 'met' : 'NOT met');
-const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 
 function table(head, rows) {
   return [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n');
@@ -309,35 +256,6 @@ function sizeText({ wasm, script }) {
     `${wasm.instantiateMs.toFixed(2)} ms (medians of ${wasm.runs}); below ${TARGET_INSTANTIATE_MS} ms: ` +
     `${verdict(together < TARGET_INSTANTIATE_MS)}.`
   );
-}
-
-function memoryText(measured) {
-  const row = (model, name, { idle, peak, above }) => [
-    model,
-    name,
-    mib(idle),
-    mib(peak),
-    mib(above),
-  ];
-  const rows = measured.flatMap(({ nbytes, node, chromium }) => [
-    row(mib(nbytes), 'Node, bytes dropped (RSS)', node),
-    row(
-      mib(nbytes),
-      `Chromium, process tree (PSS${softwareAdapter ? ', less the model itself' : ''})`,
-      chromium,
-    ),
-  ]);
-  const said = softwareAdapter
-    ? " The software adapter's GPU memory is the browser's own, so the model's size is subtracted."
-    : '';
-  const head = [
-    'model',
-    `memory with a budget of ${mib(BUDGET_BYTES)}`,
-    'idle',
-    'peak',
-    'above idle',
-  ];
-  return `${table(head, rows)}\n\nPeaks of the browser are sampled and may be missed.${said}`;
 }
 
 function codecText({ native, wasm }) {
@@ -402,12 +320,8 @@ try {
     const models = [];
     for (const size of options.sizes.split(',').filter(Boolean)) models.push(await synthetic(size));
     if (models.length === 0) models.push(model);
-    figures.memory = [];
-    for (const each of models) {
-      const node = await nodeMemory(each);
-      const chromium = await chromiumMemory(server, each);
-      figures.memory.push({ nbytes: each.nbytes, budget: BUDGET_BYTES, node, chromium });
-    }
+    const small = await synthetic('40MiB'); // one shard and one record of 32 MiB
+    figures.memory = await memoryFigures({ server, models, small, dist, ...memoryOptions });
     texts.push(memoryText(figures.memory));
   }
 } finally {

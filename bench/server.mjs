@@ -1,6 +1,7 @@
 // One process of the benchmark's server. Several share a port (node:cluster), so that generating bytes is
 // not what limits a measurement. Serves the model's files, the benchmark's page and the built package, and
-// hands POST /ask on to the main process, whose answer may take as long as it likes.
+// hands POST /ask on to the main process, whose answer may take as long as it likes. Below /model-no-store/ files come
+// with Cache-Control: no-store; of a response without, Chromium's fetch buffers what nobody has read yet.
 import cluster from 'node:cluster';
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -29,7 +30,8 @@ process.on('message', ({ id, answer }) => {
 const models = new Map();
 
 /** Answers for `/model/BYTES/NAME`: a file of the synthetic model of so many bytes. */
-function sendModel(request, response, nbytes, name) {
+function sendModel(request, response, nbytes, name, noStore) {
+  if (noStore) response.setHeader('Cache-Control', 'no-store');
   if (!models.has(nbytes)) models.set(nbytes, syntheticModel(nbytes));
   const model = models.get(nbytes);
   if (name === 'tensor-cache.json') {
@@ -99,8 +101,9 @@ async function ask(request, response) {
 
 async function answer(request, response) {
   const { pathname } = new URL(request.url, 'http://127.0.0.1');
-  const [, nbytes, name] = /^\/model\/(\d{1,12})\/([\w.-]+)$/.exec(pathname) ?? [];
-  if (name !== undefined) return sendModel(request, response, Number(nbytes), name);
+  const [, noStore, nbytes, name] =
+    /^\/model(-no-store)?\/(\d{1,12})\/([\w.-]+)$/.exec(pathname) ?? [];
+  if (name !== undefined) return sendModel(request, response, Number(nbytes), name, noStore);
   if (pathname === '/ask') return ask(request, response);
   for (const [prefix, folder] of Object.entries(folders)) {
     if (pathname.startsWith(prefix)) {
