@@ -2,6 +2,9 @@
 
 #include <cstdlib>
 
+#ifdef __wasm_simd128__
+#include "core/store/xxhash_simd128.h"
+#endif
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 

@@ -203,6 +203,7 @@ TEST(StoreFolderName, IsThirtyTwoDigitsOfTheKey) {
   EXPECT_NE(name.substr(0, 16), name.substr(16));
   // Stored on disks out there: it must never become another
   EXPECT_EQ(name, "18b40301924ea75e4f626a2fdb14dd47");
+  EXPECT_EQ(store_folder_name(std::string(3000, 'k')), "5f7a2ef938740eb6a1ffacc0d0a96e76");
   EXPECT_EQ(store_folder_name(""), "2d06800538d394c24dc5b0cc826f6703");
 }
 

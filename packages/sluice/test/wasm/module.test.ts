@@ -207,6 +207,7 @@ describe('digests in wasm', () => {
       _initialize(): void;
       sluice_initialize(): void;
       sluice_allocate(nbytes: number): number;
+      store_folder_name(key: number, length: number): number;
       store_hash_new(): number;
       store_hash_update(hash: number, address: number, nbytes: number): void;
       store_hash_digest(hash: number): number;
@@ -227,5 +228,14 @@ describe('digests in wasm', () => {
       const digest = view.getBigUint64(view.getUint32(result + CALL_RESULT.data, true), true);
       assert.equal(digest, 0x853377ef13cec7bdn, `${piece} bytes at a time`);
     }
+    // With a seed, which the library handles apart where the text is long
+    new Uint8Array(store.memory.buffer, address, 3000).fill('k'.charCodeAt(0));
+    const view = new DataView(store.memory.buffer);
+    const result = store.store_folder_name(address, 3000);
+    const name = view.getUint32(result + CALL_RESULT.data, true);
+    assert.equal(
+      Buffer.from(store.memory.buffer, name, 32).toString(),
+      '5f7a2ef938740eb6a1ffacc0d0a96e76',
+    );
   });
 });
