@@ -66,6 +66,11 @@ void Opener::ask_from_start(std::string_view path) {
                      .end = kind_ == Kind::json ? UINT64_MAX : kFirstPrefix};
 }
 
+std::span<const std::string> Opener::upcoming() const {
+  if (kind_ != Kind::shard || !request_ || request_->begin > 0) return {};
+  return std::span(index_->files).subspan(shards_.size() + 1);
+}
+
 Status Opener::fail(Error error) {
   request_.reset();
   failure_ = std::move(error);

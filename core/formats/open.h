@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +38,10 @@ class Opener {
 
   // What to read next; nothing when the manifest is there or an error stands.
   const std::optional<Request>& request() const { return request_; }
+
+  // Files that will be asked for later with this same request, which is one from a file's start, in
+  // their order: a host may read some ahead. Empty where none are known.
+  std::span<const std::string> upcoming() const;
 
   // Answers the current request with its bytes, which are copied; fewer than asked means that the
   // file ends there, and what exceeds the request is passed over. `file_nbytes` is the whole file's

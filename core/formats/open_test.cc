@@ -222,6 +222,33 @@ TEST(Opener, AnAnswerToNoRequestIsAnError) {
   expect_error(opener.missing(), invalid_argument, {"request"});
 }
 
+TEST(Opener, SaysWhichShardsWillBeAskedFor) {
+  Opener opener("model.safetensors.index.json");
+  EXPECT_TRUE(opener.upcoming().empty());
+  const std::string index =
+      R"({"weight_map":{"a":"1.safetensors","b":"2.safetensors","c":"3.safetensors"}})";
+  ASSERT_TRUE(opener.provide(as_bytes(index), std::nullopt));
+  const auto upcoming = [&] {
+    return std::vector<std::string>(opener.upcoming().begin(), opener.upcoming().end());
+  };
+  ASSERT_EQ(opener.request()->path, "1.safetensors");
+  EXPECT_EQ(upcoming(), (std::vector<std::string>{"2.safetensors", "3.safetensors"}));
+  const std::string large = one_tensor("a", 300'000);
+  ASSERT_TRUE(opener.provide(as_bytes(large.substr(0, 262'144)), std::nullopt));
+  // The rest of a long header is asked for of its own file alone
+  ASSERT_GT(opener.request()->begin, 0u);
+  EXPECT_EQ(upcoming(), std::vector<std::string>{});
+  ASSERT_TRUE(opener.provide(as_bytes(large.substr(262'144)), std::nullopt));
+  ASSERT_EQ(opener.request()->path, "2.safetensors");
+  EXPECT_EQ(upcoming(), std::vector<std::string>{"3.safetensors"});
+  const std::string small = one_tensor("b");
+  ASSERT_TRUE(opener.provide(as_bytes(small), std::nullopt));
+  EXPECT_EQ(upcoming(), std::vector<std::string>{});
+  ASSERT_TRUE(opener.provide(as_bytes(one_tensor("c")), std::nullopt));
+  EXPECT_TRUE(opener.done());
+  EXPECT_TRUE(opener.upcoming().empty());
+}
+
 TEST(Opener, JoinsAnIndexsShards) {
   Folder folder{
       .files = {

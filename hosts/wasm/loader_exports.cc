@@ -2,6 +2,7 @@
 // them. Texts come as address and length in bytes and are not kept. A model is a handle, its
 // address; 0 is none. One thread. A fallible export returns the one CallResult, valid until the
 // next call.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -20,6 +21,9 @@ using namespace sluice;
 using namespace sluice::wasm;
 
 constexpr uint32_t kCommandsPerPoll = 128;
+// Headers of files that a host is told of beforehand: four are read at a time, as a load's
+// transfers
+constexpr size_t kReadAhead = 3;
 
 // Everything the exports hand out, made by sluice_initialize() and by nothing before it.
 struct Exchange : Reply {
@@ -82,7 +86,8 @@ CallResult* sluice_model_new(const char* name, uint32_t length) {
 // Frees a model, loading or not. The host must have stopped what it carries out for it.
 void sluice_model_free(Model* model) { delete model; }
 
-// What to read next to open the model: {path, begin, end?} as JSON, or no data once it is open.
+// What to read next to open the model: {path, begin, end?, upcoming?: [paths]} as JSON, or no data
+// once it is open.
 CallResult* sluice_model_request(Model* model) {
   const auto& request = model->opener().request();
   if (!request) return succeed(std::string());
@@ -91,6 +96,12 @@ CallResult* sluice_model_request(Model* model) {
   json.key("path").string(request->path);
   json.key("begin").number(request->begin);
   if (request->end != UINT64_MAX) json.key("end").number(request->end);
+  if (auto paths = model->opener().upcoming(); !paths.empty()) {
+    json.key("upcoming").begin_array();
+    for (const std::string& path : paths.first(std::min(paths.size(), kReadAhead)))
+      json.string(path);
+    json.end_array();
+  }
   json.end_object();
   return succeed(std::move(json).take());
 }

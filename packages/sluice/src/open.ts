@@ -21,15 +21,29 @@ export async function openModel(
   signal?: AbortSignal,
 ): Promise<LoaderModel> {
   const model = await LoaderModel.create(module, name);
-  // Also what a server leaves unanswered ends with the abort
+  // Also what a server leaves unanswered ends with the abort, and what is read ahead with an error
+  const ended = new AbortController();
   const onAbort = (): void => {
+    ended.abort();
     source.close();
   };
-  signal?.addEventListener('abort', onAbort, { once: true });
+  if (signal?.aborted) onAbort();
+  else signal?.addEventListener('abort', onAbort, { once: true });
+  const ahead = new Map<string, Promise<Found | undefined>>();
   try {
     for (let request = model.request(); request; request = model.request()) {
-      const { path, begin, end } = request;
-      const found = await readRange(source, path, begin, end, signal);
+      const { path, begin, end, upcoming = [] } = request;
+      const read = (file: string): Promise<Found | undefined> =>
+        readRange(source, file, begin, end, ended.signal);
+      const reading = (begin === 0 ? ahead.get(path) : undefined) ?? read(path);
+      ahead.delete(path);
+      for (const file of upcoming) {
+        if (ahead.has(file)) continue;
+        const early = read(file);
+        early.catch(() => undefined); // reported when its turn comes
+        ahead.set(file, early);
+      }
+      const found = await reading;
       if (found === undefined) missing(model, source.describe(path));
       else model.provide(found.bytes, found.fileBytes);
     }
@@ -38,6 +52,7 @@ export async function openModel(
     throw signal?.aborted ? aborted(signal) : withHint(error, source.hint);
   } finally {
     signal?.removeEventListener('abort', onAbort);
+    ended.abort();
   }
 }
 
@@ -135,6 +150,10 @@ async function readOnce(
 
 function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
+    if (signal?.aborted) {
+      reject(aborted(signal));
+      return;
+    }
     const onAbort = (): void => {
       clearTimeout(timer);
       if (signal) reject(aborted(signal));

@@ -133,6 +133,16 @@ export interface LoadProgress {
   budgetLimit: number;
 }
 
+/** What is to be read to open a model. */
+export interface OpenRequest {
+  path: string;
+  begin: number;
+  /** Undefined: to the file's end. */
+  end?: number;
+  /** Some of the files of which the same bytes will be asked for next. */
+  upcoming?: string[];
+}
+
 /** One step of the loader (core/load/loader.h, Command). */
 export interface Command {
   op: number;
@@ -203,10 +213,10 @@ export class LoaderModel {
     return new LoaderModel(exports, name);
   }
 
-  /** What to read next to open the model; undefined once it is open. `end` undefined: to the end. */
-  request(): { path: string; begin: number; end?: number } | undefined {
+  /** What to read next to open the model; undefined once it is open. */
+  request(): OpenRequest | undefined {
     const { text } = this.#checked(this.#exports.sluice_model_request(this.#model));
-    return text === '' ? undefined : (JSON.parse(text) as { path: string; begin: number });
+    return text === '' ? undefined : (JSON.parse(text) as OpenRequest);
   }
 
   provide(bytes: Uint8Array, fileBytes: number | undefined): void {

@@ -200,6 +200,41 @@ describe('loadModel() and its server', { timeout: 60_000 }, () => {
     assert.ok(sent < 64 * 2 ** 20 + 3 * SHARD_BYTES, `${sent} bytes`);
   });
 
+  test("an index's headers are read four at a time", async () => {
+    const shards = Array.from({ length: 9 }, (_, i) => [randomTensor(`t${i}`, 'U8', [100 + i], i)]);
+    const index = safetensorsIndexFiles(shards);
+    Object.assign(server.files, served(index, '/nine/'));
+    const model = await loadModel(`${server.origin}/nine/`);
+    await expectModel(model, shards.flat().map(asStored));
+
+    const shardPaths = Object.keys(index).filter((path) => path.endsWith('.safetensors'));
+    for (const path of shardPaths) server.addFault({ path: `/nine/${path}`, stallHeaders: true });
+    server.requests.length = 0;
+    const abort = new AbortController();
+    const load = loadModel(`${server.origin}/nine/`, { signal: abort.signal });
+    load.catch(() => undefined);
+    const asked = (): string[] =>
+      server.requests.map(({ url }) => url.slice(6)).filter((path) => shardPaths.includes(path));
+    await until(() => asked().length >= 4, 'four headers are asked for');
+    assert.deepEqual(asked().sort(), shardPaths.slice(0, 4));
+    abort.abort();
+    await rejects(load, 'aborted');
+    await until(() => server.openResponses === 0, 'no response is open');
+  });
+
+  test("an error of an index's shard ends what is read ahead of it", async () => {
+    const shards = Array.from({ length: 4 }, (_, i) => [randomTensor(`t${i}`, 'U8', [100 + i], i)]);
+    const index = safetensorsIndexFiles(shards);
+    Object.assign(server.files, served(index, '/four/'));
+    const [first, ...others] = Object.keys(index).filter((path) => path.endsWith('.safetensors'));
+    server.addFault({ path: `/four/${first}`, status: 403 });
+    for (const path of others) server.addFault({ path: `/four/${path}`, status: 503 });
+    await rejects(loadModel(`${server.origin}/four/`), 'http_status', 403, first ?? '');
+    await new Promise((next) => setTimeout(next, 500)); // longer than the pause before a second try
+    const paths = server.requests.map(({ path }) => path);
+    assert.deepEqual(paths, [...new Set(paths)]);
+  });
+
   test('headers and the query reach the model', async () => {
     server.files['/m.gguf'] = gguf([{ ...tensors[0]!, dtype: 'f32' }]);
     const model = await loadModel(`${server.origin}/m.gguf?token=1`, {
