@@ -22,28 +22,38 @@ constexpr auto variants_of(std::string_view implementation) {
 #undef SLUICE_VARIANT
 }
 
+template <size_t first, size_t second>
+constexpr auto joined(const std::array<CodecVariant, first>& fast,
+                      const std::array<CodecVariant, second>& slow) {
+  std::array<CodecVariant, first + second> every{};
+  std::ranges::copy(slow, std::ranges::copy(fast, every.begin()).out);
+  return every;
+}
+
 constexpr auto kScalar = variants_of<codecs::Scalar>("scalar");
 
-// kFast: what this build has beyond the scalar codecs; machine_is_fast(): whether it runs here.
+// kFast: what this build has beyond the scalar codecs, the fastest first; too_fast(): how many of
+// these do not run here.
 #if defined(__x86_64__)
-constexpr auto kFast = variants_of<codecs::Avx2>("avx2");
-bool machine_is_fast() {
+constexpr auto kAvx512 = variants_of<codecs::Avx512>("avx512");
+constexpr auto kAvx2 = variants_of<codecs::Avx2>("avx2");
+constexpr auto kFast = joined(kAvx512, kAvx2);
+size_t too_fast() {
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("f16c")) return kFast.size();
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return avx512 ? 0 : kAvx512.size();
 }
 #elif defined(__wasm_simd128__)
 constexpr auto kFast = variants_of<codecs::Simd128>("simd128");
-constexpr bool machine_is_fast() { return true; }
+constexpr size_t too_fast() { return 0; }
 #else
 constexpr std::array<CodecVariant, 0> kFast;
-constexpr bool machine_is_fast() { return false; }
+constexpr size_t too_fast() { return 0; }
 #endif
 
-constexpr auto kEvery = [] {
-  std::array<CodecVariant, kFast.size() + kScalar.size()> every{};
-  std::ranges::copy(kScalar, std::ranges::copy(kFast, every.begin()).out);
-  return every;
-}();
+constexpr auto kEvery = joined(kFast, kScalar);
 
 static_assert(std::ranges::all_of(kEvery, [](const CodecVariant& variant) {
   return variant.codec.in_bytes <= kCodecMaxUnit;
@@ -53,15 +63,16 @@ static_assert(std::ranges::all_of(kEvery, [](const CodecVariant& variant) {
 
 const Codec* find_codec(DType from, DType to) {
   // Two tables, so that a build that is always fast carries no scalar codec.
+  const size_t skipped = too_fast();
   const std::span<const CodecVariant> usable =
-      machine_is_fast() ? std::span<const CodecVariant>(kFast) : kScalar;
+      skipped < kFast.size() ? std::span<const CodecVariant>(kFast).subspan(skipped) : kScalar;
   for (const CodecVariant& variant : usable)
     if (variant.codec.from == from && variant.codec.to == to) return &variant.codec;
   return nullptr;
 }
 
 std::span<const CodecVariant> codec_variants() {
-  return std::span<const CodecVariant>(kEvery).subspan(machine_is_fast() ? 0 : kFast.size());
+  return std::span<const CodecVariant>(kEvery).subspan(too_fast());
 }
 
 uint64_t StreamDecoder::output_bytes(uint64_t in_bytes) const {

@@ -34,8 +34,8 @@ inline constexpr uint32_t kCodecMaxUnit = 512;
 // without payload.
 const Codec* find_codec(DType from, DType to);
 
-// Every codec, and every implementation of it that this machine can run ("scalar", "avx2", …, with
-// the one that find_codec() returns first), for tests and benchmarks.
+// Every codec, and every implementation of it that this machine can run ("scalar", "avx512", …,
+// with the one that find_codec() returns first), for tests and benchmarks.
 struct CodecVariant {
   std::string_view implementation;
   Codec codec;

@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <utility>
+
 #include "core/load/codecs/half.h"
 #include "core/load/codecs/layout.h"
 #include "core/load/codecs/pairs.h"
@@ -17,6 +19,7 @@ namespace sluice::codecs {
 #pragma STDC FP_CONTRACT OFF
 
 struct Avx2 {
+  static constexpr bool kNarrowsInBlock = true;
   struct Floats {
     __m256 low, high;
   };
@@ -27,6 +30,8 @@ struct Avx2 {
   SLUICE_INLINE __m128i load128(const std::byte* in) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(in));
   }
+
+  SLUICE_INLINE Bytes16 bytes(uint8_t value) { return Bytes16{} + value; }
 
   SLUICE_INLINE Floats load_f32(const std::byte* in) {
     return {_mm256_castsi256_ps(load256(in)), _mm256_castsi256_ps(load256(in + 32))};
@@ -77,20 +82,48 @@ struct Avx2 {
     return _mm256_blendv_epi8(rounded, quieted, nan);
   }
 
-  SLUICE_INLINE float scale_at(const std::byte* in) { return _cvtsh_ss(load_as<uint16_t>(in)); }
+  SLUICE_INLINE float scale_at(const std::byte* in) {
+    // By way of memory, out of which a broadcast is free: conversion and broadcast in registers
+    // take three turns of the one port that all shuffles need.
+    auto scale = std::bit_cast<float>(f32_from_f16(load_as<uint16_t>(in)));
+    asm("" : "+m"(scale));
+    return scale;
+  }
   SLUICE_INLINE __m256 floats_of(__m128i quants) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(quants));
   }
   SLUICE_INLINE Floats scaled(Bytes16 quants, float scale) {
-    const auto bytes = reinterpret_cast<__m128i>(quants);
+    const auto packed = reinterpret_cast<__m128i>(quants);
     const __m256 factor = _mm256_set1_ps(scale);
-    return {_mm256_mul_ps(factor, floats_of(bytes)),
-            _mm256_mul_ps(factor, floats_of(_mm_unpackhi_epi64(bytes, bytes)))};
+    return {_mm256_mul_ps(factor, floats_of(packed)),
+            _mm256_mul_ps(factor, floats_of(_mm_unpackhi_epi64(packed, packed)))};
   }
   SLUICE_INLINE Floats affine(Bytes16 quants, float scale, float min) {
     const Floats product = scaled(quants, scale);
     const __m256 addend = _mm256_set1_ps(min);
     return {_mm256_add_ps(product.low, addend), _mm256_add_ps(product.high, addend)};
+  }
+
+  template <DType to>
+  SLUICE_INLINE void put_from_table(std::byte* out, Floats values, Bytes16 first, Bytes16 second) {
+    std::byte table[32];
+    if constexpr (to == DType::f16) store_f16(table, values);
+    if constexpr (to == DType::bf16) store_bf16(table, values);
+    // The lower bytes of all sixteen values, twice, and the upper ones.
+    const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    const __m256i parted =
+        _mm256_shuffle_epi8(load256(table), _mm256_set_m128i(even_odd, even_odd));
+    const __m256i lower = _mm256_permute4x64_epi64(parted, 0x88);
+    const __m256i upper = _mm256_permute4x64_epi64(parted, 0xdd);
+    const __m256i both =
+        _mm256_set_m128i(reinterpret_cast<__m128i>(second), reinterpret_cast<__m128i>(first));
+    const __m256i lows = _mm256_shuffle_epi8(lower, both);
+    const __m256i highs = _mm256_shuffle_epi8(upper, both);
+    const __m256i near = _mm256_unpacklo_epi8(lows, highs);  // elements 0..7 and 16..23
+    const __m256i far = _mm256_unpackhi_epi8(lows, highs);   // elements 8..15 and 24..31
+    const auto to256 = [out](size_t at) { return reinterpret_cast<__m256i*>(out + at); };
+    _mm256_storeu_si256(to256(0), _mm256_permute2x128_si256(near, far, 0x20));
+    _mm256_storeu_si256(to256(32), _mm256_permute2x128_si256(near, far, 0x31));
   }
 };
 

@@ -18,9 +18,10 @@ namespace sluice::codecs {
 constexpr uint32_t f32_from_f16(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
+  if (magnitude - 0x0400 < 0x7800) [[likely]]          // normal
+    return sign | ((magnitude << 13) + (112u << 23));  // bias 15 to 127
   if (magnitude > 0x7c00) return sign | 0x7fc00000 | magnitude << 13;
   if (magnitude == 0x7c00) return sign | 0x7f800000;
-  if (magnitude >= 0x0400) return sign | ((magnitude << 13) + (112u << 23));  // bias 15 to 127
   return sign | std::bit_cast<uint32_t>(static_cast<float>(magnitude) * 0x1p-24f);
 }
 
@@ -52,9 +53,12 @@ T load_as(const std::byte* from) {
   return value;
 }
 
-// Whether the f16 at `from` is neither infinite nor a NaN.
-inline bool f16_is_finite(const std::byte* from) {
-  return (load_as<uint16_t>(from) & 0x7c00) != 0x7c00;
+// Whether the f16 at `from` (the two f16 there, by Word) are neither infinite nor a NaN.
+template <class Word>
+bool f16_are_finite(const std::byte* from) {
+  constexpr Word kOnes = static_cast<Word>(~Word{0}) / 0xffff;  // 1 for each f16
+  const Word exponents = load_as<Word>(from) & static_cast<Word>(kOnes * 0x7c00);
+  return (static_cast<Word>(exponents + kOnes * 0x0400) & static_cast<Word>(kOnes * 0x8000)) == 0;
 }
 
 // Gives every NaN among `elements` elements at `out` the bits of the positive quiet NaN without

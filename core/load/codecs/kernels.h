@@ -5,6 +5,11 @@
 //   scaled(q, d)                      d * q, where q are sixteen signed bytes
 //   affine(q, d, m)                   d * q + m, rounded twice
 //   scale_at                          one f16 from memory
+//   bytes(n)                          sixteen bytes n
+// and, where narrowing within a block's loop is the fastest, kNarrowsInBlock; where a table of the
+// sixteen values that 4-bit quants take is faster yet,
+//   put_from_table<to>(out, v, a, b)  writes v[a[0]] .. v[a[15]], v[b[0]] .. v[b[15]] as 16-bit
+//   floats
 // and, where a large output should go past the caches,
 //   stream(out, in, n)                copies n bytes, a multiple of 64; both aligned to 16
 //   end_stream()                      makes them visible to other threads
@@ -13,6 +18,8 @@
 // here for more than the baseline's instructions (functions that are no templates over Isa, in
 // half.h, must be included before).
 #pragma once
+
+#include <utility>
 
 #include "core/load/codecs/half.h"
 #include "core/load/codecs/layout.h"
@@ -34,13 +41,25 @@ SLUICE_INLINE Bytes16 load16(const std::byte* from) {
   return bytes;
 }
 
+// Of each byte, shifted right by `shift` (left where negative), the bits of `mask`, which must be
+// such that no neighbour's bits come to stand there: machines shift words, not bytes.
+template <class Isa, int shift, uint8_t mask>
+SLUICE_INLINE Bytes16 field(Bytes16 bytes) {
+  using Words = uint16_t __attribute__((vector_size(16)));
+  const auto words = reinterpret_cast<Words>(bytes);
+  const Words shifted =
+      shift < 0 ? words << (shift < 0 ? -shift : 0) : words >> (shift < 0 ? 0 : shift);
+  return reinterpret_cast<Bytes16>(shifted) & Isa::bytes(mask);
+}
+
 // Sixteen bits, the lowest first, to sixteen bytes that are 16 where the bit is set, else 0.
+template <class Isa>
 SLUICE_INLINE Bytes16 fifth_bits(const std::byte* from) {
   const auto low = static_cast<uint8_t>(from[0]), high = static_cast<uint8_t>(from[1]);
   const Bytes16 spread = {low,  low,  low,  low,  low,  low,  low,  low,
                           high, high, high, high, high, high, high, high};
   const Bytes16 bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-  return reinterpret_cast<Bytes16>((spread & bit) == bit) & 16;
+  return reinterpret_cast<Bytes16>((spread & bit) == bit) & Isa::bytes(16);
 }
 
 template <class Isa, DType from>
@@ -59,6 +78,14 @@ SLUICE_INLINE void put(std::byte* out, size_t group, typename Isa::Floats values
   if constexpr (to == DType::bf16) Isa::store_bf16(out, values);
 }
 
+// Whether `to` of 4-bit quants comes out of Isa::put_from_table().
+template <class Isa, DType to>
+inline constexpr bool kTable =
+    to != DType::f32 && requires(typename Isa::Floats values, Bytes16 quants) {
+      Isa::template put_from_table<to>(nullptr, values, quants, quants);
+    };
+inline constexpr Bytes16 kEveryQuant = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 // q4_0, q4_1, q5_0, q5_1: the low halves of 16 bytes are elements 0..15, the high halves 16..31.
 template <class Isa, DType from, DType to>
 SLUICE_INLINE void decode_nibbles(const std::byte* in, std::byte* out) {
@@ -66,21 +93,26 @@ SLUICE_INLINE void decode_nibbles(const std::byte* in, std::byte* out) {
   constexpr bool kHasMin = unit_of(from).min_at >= 0;
   const std::byte* quants = in + unit_of(from).bytes - 16;
   const Bytes16 packed = load16(quants);
-  Bytes16 low = packed & 15;
-  Bytes16 high = packed >> 4;
+  Bytes16 low = field<Isa, 0, 15>(packed);
+  Bytes16 high = field<Isa, 4, 15>(packed);
   if constexpr (kFive) {
-    low |= fifth_bits(quants - 4);
-    high |= fifth_bits(quants - 2);
+    low |= fifth_bits<Isa>(quants - 4);
+    high |= fifth_bits<Isa>(quants - 2);
   }
   const float scale = Isa::scale_at(in);
   if constexpr (kHasMin) {
     const float min = Isa::scale_at(in + 2);
+    if constexpr (!kFive && kTable<Isa, to>)
+      return Isa::template put_from_table<to>(out, Isa::affine(kEveryQuant, scale, min), low, high);
     put<Isa, to>(out, 0, Isa::affine(low, scale, min));
     put<Isa, to>(out, 1, Isa::affine(high, scale, min));
   } else {
     constexpr uint8_t kZero = kFive ? 16 : 8;
-    put<Isa, to>(out, 0, Isa::scaled(low - kZero, scale));
-    put<Isa, to>(out, 1, Isa::scaled(high - kZero, scale));
+    if constexpr (!kFive && kTable<Isa, to>)
+      return Isa::template put_from_table<to>(out, Isa::scaled(kEveryQuant - kZero, scale), low,
+                                              high);
+    put<Isa, to>(out, 0, Isa::scaled(low - Isa::bytes(kZero), scale));
+    put<Isa, to>(out, 1, Isa::scaled(high - Isa::bytes(kZero), scale));
   }
 }
 
@@ -108,49 +140,55 @@ SLUICE_INLINE void decode_k_nibbles(const std::byte* in, std::byte* out) {
   const auto third = load_as<uint32_t>(packed + 8);
   uint32_t words[4] = {first & 0x3f3f3f3f, (third & 0x0f0f0f0f) | (first >> 2 & 0x30303030),
                        second & 0x3f3f3f3f, (third >> 4 & 0x0f0f0f0f) | (second >> 2 & 0x30303030)};
-  uint8_t factors[16];  // eight for the scale, eight for the min
-  __builtin_memcpy(factors, words, sizeof(factors));
+  Bytes16 factors;  // eight for the scale, eight for the min
+  __builtin_memcpy(&factors, words, sizeof(factors));
+  float scales[16], mins[16];
+  Isa::store_f32(reinterpret_cast<std::byte*>(scales), Isa::scaled(factors, block_scale));
+  Isa::store_f32(reinterpret_cast<std::byte*>(mins), Isa::scaled(factors, -block_min));
 
-  for (size_t pair = 0; pair < 4; ++pair) {  // the two groups that share 32 bytes of quants
-    const float scale_low = block_scale * static_cast<float>(factors[2 * pair]);
-    const float scale_high = block_scale * static_cast<float>(factors[2 * pair + 1]);
-    const float min_low = -(block_min * static_cast<float>(factors[2 * pair + 8]));
-    const float min_high = -(block_min * static_cast<float>(factors[2 * pair + 9]));
-    for (unsigned half = 0; half < 2; ++half) {
-      const Bytes16 bytes = load16(quants + 32 * pair + size_t{16} * half);
-      Bytes16 low = bytes & 15;
-      Bytes16 high = bytes >> 4;
-      if constexpr (kFive) {
-        const Bytes16 bits = load16(fifths + size_t{16} * half) >> static_cast<uint8_t>(2 * pair);
-        low |= bits << 4 & 16;
-        high |= bits << 3 & 16;
-      }
-      put<Isa, to>(out, 4 * pair + half, Isa::affine(low, scale_low, min_low));
-      put<Isa, to>(out, 4 * pair + half + 2, Isa::affine(high, scale_high, min_high));
+  const auto decode_group = [&]<int group> {  // two groups share 32 bytes of quants
+    const float scale = scales[group], min = mins[group + 8];
+    if constexpr (!kFive && kTable<Isa, to>) {
+      const auto quant = [&](unsigned half) {
+        return field<Isa, group % 2 * 4, 15>(load16(quants + 32 * (group / 2) + size_t{16} * half));
+      };
+      Isa::template put_from_table<to>(out + 64 * group, Isa::affine(kEveryQuant, scale, min),
+                                       quant(0), quant(1));
+      return;
     }
-  }
+    for (unsigned half = 0; half < 2; ++half) {
+      const Bytes16 packed_quants = load16(quants + 32 * (group / 2) + size_t{16} * half);
+      Bytes16 quant = field<Isa, group % 2 * 4, 15>(packed_quants);
+      if constexpr (kFive) quant |= field<Isa, group - 4, 16>(load16(fifths + size_t{16} * half));
+      put<Isa, to>(out, 2 * group + half, Isa::affine(quant, scale, min));
+    }
+  };
+  [&]<int... groups>(std::integer_sequence<int, groups...>) {
+    (decode_group.template operator()<groups>(), ...);
+  }(std::make_integer_sequence<int, 8>());
 }
 
 // q6_k: two halves of 128 elements; 16 bytes of high bits serve four groups of 16, 32 apart.
 template <class Isa, DType to>
 SLUICE_INLINE void decode_q6_k(const std::byte* in, std::byte* out) {
-  const float block_scale = Isa::scale_at(in + 208);
-  for (unsigned part = 0; part < 4; ++part) {
-    const unsigned half = part / 2, side = part % 2;
-    const Bytes16 first = load16(in + size_t{64} * half + size_t{16} * side);
-    const Bytes16 second = load16(in + size_t{64} * half + size_t{16} * side + 32);
-    const Bytes16 upper = load16(in + 128 + size_t{32} * half + size_t{16} * side);
-    const Bytes16 quants[4] = {
-        (first & 15) | (upper << 4 & 48),
-        (second & 15) | (upper << 2 & 48),
-        first >> 4 | (upper & 48),
-        second >> 4 | (upper >> 2 & 48),
+  float scales[16];
+  Isa::store_f32(reinterpret_cast<std::byte*>(scales),
+                 Isa::scaled(load16(in + 192), Isa::scale_at(in + 208)));
+  for (unsigned half = 0; half < 2; ++half) {
+    const auto decode_quarter = [&]<int quarter> {
+      for (unsigned side = 0; side < 2; ++side) {
+        const Bytes16 low = load16(in + 64 * half + 32 * (quarter % 2) + 16 * side);
+        const Bytes16 upper = load16(in + 128 + 32 * half + 16 * side);
+        const Bytes16 quant =
+            field<Isa, quarter / 2 * 4, 15>(low) | field<Isa, 2 * quarter - 4, 48>(upper);
+        const unsigned group = 8 * half + 2 * quarter + side;
+        put<Isa, to>(out, group, Isa::scaled(quant - Isa::bytes(32), scales[group]));
+      }
     };
-    for (unsigned quarter = 0; quarter < 4; ++quarter) {
-      const unsigned group = 8 * half + 2 * quarter + side;
-      const float scale = block_scale * static_cast<float>(load_as<int8_t>(in + 192 + group));
-      put<Isa, to>(out, group, Isa::scaled(quants[quarter] - 32, scale));
-    }
+    decode_quarter.template operator()<0>();
+    decode_quarter.template operator()<1>();
+    decode_quarter.template operator()<2>();
+    decode_quarter.template operator()<3>();
   }
 }
 
@@ -171,7 +209,7 @@ template <class Isa, DType from, DType to>
 SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t units) {
   constexpr Unit kFrom = unit_of(from);
   constexpr uint32_t kToBytes = unit_of(to).bytes;
-  if constexpr (kFrom.elements > 1 && to != DType::f32) {
+  if constexpr (kFrom.elements > 1 && to != DType::f32 && !requires { Isa::kNarrowsInBlock; }) {
     // By way of f32, some blocks at a time: faster than narrowing in the block's own loop, which
     // then wants more registers than there are.
     constexpr size_t kUnits = 512 / kFrom.elements;
@@ -187,9 +225,10 @@ SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t unit
   } else if constexpr (kFrom.elements > 1) {
     for (; units > 0; --units, in += kFrom.bytes, out += size_t{kFrom.elements} * kToBytes) {
       decode_block<Isa, from, to>(in, out);
-      bool finite = f16_is_finite(in + kFrom.scale_at);
-      if constexpr (kFrom.min_at >= 0) finite &= f16_is_finite(in + kFrom.min_at);
-      if (!finite) [[unlikely]]
+      constexpr bool kHasMin = kFrom.min_at >= 0;
+      static_assert(!kHasMin || kFrom.min_at == kFrom.scale_at + 2);
+      using Factors = std::conditional_t<kHasMin, uint32_t, uint16_t>;
+      if (!f16_are_finite<Factors>(in + kFrom.scale_at)) [[unlikely]]
         settle_nans<to>(out, kFrom.elements);
     }
   } else {

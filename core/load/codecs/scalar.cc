@@ -10,6 +10,8 @@ struct Scalar {
     uint32_t bits[16];  // not float: a signalling NaN of f32 passes unchanged
   };
 
+  static Bytes16 bytes(uint8_t value) { return Bytes16{} + value; }
+
   static Floats load_f32(const std::byte* in) { return load_as<Floats>(in); }
   static Floats load_f16(const std::byte* in) {
     Floats values;

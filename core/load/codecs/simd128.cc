@@ -24,49 +24,71 @@ struct Simd128 {
   }
   SLUICE_INLINE v128_t floats(float value) { return ints(std::bit_cast<int32_t>(value)); }
 
+  SLUICE_INLINE Bytes16 bytes(uint8_t value) {
+    return reinterpret_cast<Bytes16>(ints(value * 0x01010101));
+  }
+
   SLUICE_INLINE Floats load_f32(const std::byte* in) {
     return {{wasm_v128_load(in), wasm_v128_load(in + 16), wasm_v128_load(in + 32),
              wasm_v128_load(in + 48)}};
   }
+  // Four of eight f32 whose lower and upper halves are given.
+  SLUICE_INLINE v128_t first_four(v128_t lower, v128_t upper) {
+    return wasm_i16x8_shuffle(lower, upper, 0, 8, 1, 9, 2, 10, 3, 11);
+  }
+  SLUICE_INLINE v128_t last_four(v128_t lower, v128_t upper) {
+    return wasm_i16x8_shuffle(lower, upper, 4, 12, 5, 13, 6, 14, 7, 15);
+  }
+
   SLUICE_INLINE Floats load_f16(const std::byte* in) {
+    const v128_t halves[2] = {wasm_v128_load(in), wasm_v128_load(in + 16)};
     Floats values;
-    for (unsigned i = 0; i < 2; ++i) {
-      const v128_t halves = wasm_v128_load(in + 16 * i);
-      // Twice the magnitude, turned so that infinity, NaN, zero and subnormals are below 0x1000.
-      const v128_t turned = wasm_i16x8_add(wasm_i16x8_add(halves, halves), shorts(0x0800));
-      if (wasm_i16x8_all_true(wasm_v128_and(turned, shorts(-0x1000)))) [[likely]] {
-        // Upper and lower half of each f32: the fraction moves by 13 bits, the bias from 15 to 127.
-        const v128_t moved = wasm_v128_and(wasm_i16x8_shr(halves, 3), shorts(-0x7001));
+    if (normal_f16(halves[0], halves[1])) [[likely]] {
+      for (unsigned i = 0; i < 2; ++i) {
+        // The fraction moves by 13 bits, the bias from 15 to 127.
+        const v128_t moved = wasm_v128_and(wasm_i16x8_shr(halves[i], 3), shorts(-0x7001));
         const v128_t upper = wasm_i16x8_add(moved, shorts(112 << 7));
-        const v128_t lower = wasm_i16x8_shl(halves, 13);
-        values.lanes[2 * i] = wasm_i16x8_shuffle(lower, upper, 0, 8, 1, 9, 2, 10, 3, 11);
-        values.lanes[2 * i + 1] = wasm_i16x8_shuffle(lower, upper, 4, 12, 5, 13, 6, 14, 7, 15);
-      } else {
-        values.lanes[2 * i] = f32_of_f16(wasm_u32x4_extend_low_u16x8(halves));
-        values.lanes[2 * i + 1] = f32_of_f16(wasm_u32x4_extend_high_u16x8(halves));
+        const v128_t lower = wasm_i16x8_shl(halves[i], 13);
+        values.lanes[2 * i] = first_four(lower, upper);
+        values.lanes[2 * i + 1] = last_four(lower, upper);
       }
+    } else {
+      for (unsigned i = 0; i < 4; ++i)
+        values.lanes[i] = f32_of_f16(wasm_u32x4_load16x4(in + size_t{8} * i));
     }
     return values;
   }
+  // Whether sixteen f16 are normal numbers all: neither infinite, NaN, zero nor subnormal.
+  SLUICE_INLINE bool normal_f16(v128_t first, v128_t second) {
+    // Twice the magnitude, turned so that all others are below 0x1000.
+    const v128_t turned =
+        wasm_u16x8_min(wasm_i16x8_add(wasm_i16x8_add(first, first), shorts(0x0800)),
+                       wasm_i16x8_add(wasm_i16x8_add(second, second), shorts(0x0800)));
+    return wasm_i16x8_all_true(wasm_v128_and(turned, shorts(-0x1000)));
+  }
   SLUICE_INLINE Floats load_bf16(const std::byte* in) {
-    return {{f32_of_bf16(in), f32_of_bf16(in + 8), f32_of_bf16(in + 16), f32_of_bf16(in + 24)}};
+    const v128_t first = wasm_v128_load(in), second = wasm_v128_load(in + 16), zero = shorts(0);
+    return {{first_four(zero, first), last_four(zero, first), first_four(zero, second),
+             last_four(zero, second)}};
   }
 
+  // Stores stay in the order of their addresses: LLVM turns them round, and then an output that
+  // does not begin with a cache line takes up to twice as long.
+  SLUICE_INLINE void store(std::byte* out, v128_t value) {
+    wasm_v128_store(out, value);
+    asm volatile("" ::: "memory");
+  }
   SLUICE_INLINE void store_f32(std::byte* out, Floats values) {
-    for (unsigned i = 0; i < 4; ++i) wasm_v128_store(out + 16 * i, values.lanes[i]);
+    for (unsigned i = 0; i < 4; ++i) store(out + size_t{16} * i, values.lanes[i]);
   }
   SLUICE_INLINE void store_f16(std::byte* out, Floats values) {
     for (unsigned i = 0; i < 2; ++i)
-      wasm_v128_store(out + 16 * i, f16_of(values.lanes[2 * i], values.lanes[2 * i + 1]));
+      store(out + size_t{16} * i, f16_of(values.lanes[2 * i], values.lanes[2 * i + 1]));
   }
   SLUICE_INLINE void store_bf16(std::byte* out, Floats values) {
     for (unsigned i = 0; i < 2; ++i)
-      wasm_v128_store(out + 16 * i, wasm_u16x8_narrow_i32x4(bf16_of(values.lanes[2 * i]),
-                                                            bf16_of(values.lanes[2 * i + 1])));
-  }
-
-  SLUICE_INLINE v128_t f32_of_bf16(const std::byte* in) {
-    return wasm_i32x4_shl(wasm_u32x4_load16x4(in), 16);
+      store(out + size_t{16} * i, wasm_u16x8_narrow_i32x4(bf16_of(values.lanes[2 * i]),
+                                                          bf16_of(values.lanes[2 * i + 1])));
   }
 
   // f32_from_f16() in half.h, for four halves in the low bits of their lanes.
@@ -144,12 +166,17 @@ struct Simd128 {
     return std::bit_cast<float>(f32_from_f16(load_as<uint16_t>(in)));
   }
   SLUICE_INLINE Floats scaled(Bytes16 quants, float scale) {
-    const auto bytes = reinterpret_cast<v128_t>(quants);
-    const v128_t low = wasm_i16x8_extend_low_i8x16(bytes);
-    const v128_t high = wasm_i16x8_extend_high_i8x16(bytes);
-    const v128_t words[4] = {wasm_i32x4_extend_low_i16x8(low), wasm_i32x4_extend_high_i16x8(low),
-                             wasm_i32x4_extend_low_i16x8(high), wasm_i32x4_extend_high_i16x8(high)};
-    const v128_t factor = wasm_f32x4_splat(scale);
+    // Each quant in the upper byte of a word, which costs less than its value there; the factor
+    // makes up for it, exactly, because no product is small enough to be subnormal.
+    const auto packed = reinterpret_cast<v128_t>(quants);
+    const v128_t zero = ints(0);
+    const v128_t low =
+        wasm_i8x16_shuffle(zero, packed, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const v128_t high = wasm_i8x16_shuffle(zero, packed, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13,
+                                           29, 14, 30, 15, 31);
+    const v128_t words[4] = {first_four(zero, low), last_four(zero, low), first_four(zero, high),
+                             last_four(zero, high)};
+    const v128_t factor = wasm_f32x4_splat(scale * 0x1p-24f);
     Floats values;
     for (unsigned i = 0; i < 4; ++i)
       values.lanes[i] = wasm_f32x4_mul(factor, wasm_f32x4_convert_i32x4(words[i]));
