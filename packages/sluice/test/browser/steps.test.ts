@@ -38,7 +38,7 @@ function positions(nbytes: number, stride: number): number[] {
   return [...all, nbytes - 1];
 }
 
-describe('cuts and aborts in Chromium, with the loading worker', { timeout: 120_000 }, () => {
+describe('cuts and aborts in Chromium, with the loading worker', { timeout: 300_000 }, () => {
   let browser: Chromium;
   let server: TestServer;
   let page: ChromiumPage;

@@ -88,7 +88,10 @@ const BUDGET_BYTES = 100_000;
 const sockets = (): number =>
   process.getActiveResourcesInfo().filter((name) => name === 'TCPSocketWrap').length;
 
-/** One case for each byte. Cut in a manifest, a load ends before it asks where its bytes go: enough for one way. */
+/**
+ * One case for each byte. A manifest is asked for as a whole, and before a load asks where its bytes go: one way is
+ * enough for it.
+ */
 const casesOf = (
   { files }: SmallModel,
   faults: (at: number) => Omit<Fault, 'path'>[],
@@ -137,7 +140,7 @@ async function eachCase(
   }
 }
 
-describe('a connection that is cut before any byte', { timeout: 120_000 }, () => {
+describe('a connection that is cut before any byte', { timeout: 300_000 }, () => {
   let device: GPUDevice;
   let buffers: TrackedBuffers;
   let baseline: number;
@@ -176,7 +179,8 @@ describe('a connection that is cut before any byte', { timeout: 120_000 }, () =>
 
     test(`once: ${model.format}, from a server that knows no ranges and tells no length`, async () => {
       const always = { noRange: true, noLength: true };
-      const cases = casesOf(model, (at) => [{ ...always, cutAt: at, times: 1 }, always]);
+      const once = (at: number) => [{ ...always, cutAt: at, times: 1 }, always];
+      const cases = casesOf(model, once, false);
       await eachCase(model, cases, { device: 'cpu' }, async (load) => {
         await expectModel(await load, model.expected);
       });
@@ -221,10 +225,10 @@ describe('a connection that is cut before any byte', { timeout: 120_000 }, () =>
   }
 
   // All at the same time, since nearly all of it is pauses
-  test('always: every format, to the CPU and to a GPU', async () => {
+  test('always: every format to the CPU, and one to a GPU', async () => {
     await Promise.all(
       MODELS.flatMap((model) =>
-        ways.slice(0, model.alike ? 1 : 2).map(async ([way, options]) => {
+        ways.slice(0, model === MODELS[0] ? 2 : 1).map(async ([way, options]) => {
           const cases = casesOf(model, (at) => [{ cutAt: at }], way === 'the CPU');
           await eachCase(model, cases, options(), (load, cut, url) =>
             checkBroken(load, model, cut, url),
