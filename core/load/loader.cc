@@ -243,7 +243,7 @@ void Loader::opened(uint32_t id, uint64_t begin, bool ranged, std::optional<uint
   dispatch();
 }
 
-void Loader::chunk(uint32_t id, uint64_t nbytes) {
+void Loader::chunk(uint32_t id, uint64_t nbytes, bool held) {
   Stream* stream = find(id);
   if (stream == nullptr) return;
   const bool draining = stream->state == StreamState::draining;
@@ -263,7 +263,7 @@ void Loader::chunk(uint32_t id, uint64_t nbytes) {
     stream->transfer_position += nbytes;
     return emit({.op = Op::read, .stream = id});
   }
-  if (nbytes > plan_.shares.chunk_bytes)
+  if (held && nbytes > plan_.shares.chunk_bytes)
     stream->extra = budget_.take_existing(nbytes - plan_.shares.chunk_bytes);
   stream->chunk_nbytes = nbytes;
   stream->chunk_done = 0;

@@ -131,7 +131,9 @@ class Loader {
   // The transfer gives bytes from `begin` on. `ranged` says that the server honours ranges;
   // `file_nbytes` is the file's size where the host learned it.
   void opened(uint32_t stream, uint64_t begin, bool ranged, std::optional<uint64_t> file_nbytes);
-  void chunk(uint32_t stream, uint64_t nbytes);
+  // `held` says that the chunk lies in memory; one that the host reads from a file when it carries
+  // out its commands takes nothing of the budget.
+  void chunk(uint32_t stream, uint64_t nbytes, bool held = true);
   void ended(uint32_t stream);
   void failed(uint32_t stream, Error error, bool retryable, uint64_t retry_after_ms = 0);
   void waited(uint32_t stream);

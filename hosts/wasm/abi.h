@@ -11,7 +11,7 @@ namespace sluice::wasm {
 
 // Raised whenever a layout, an export or its meaning changes; JavaScript refuses any other. One of
 // sluice_loader.wasm, one of sluice_store.wasm.
-inline constexpr uint32_t kAbiVersion = 1;
+inline constexpr uint32_t kAbiVersion = 2;
 inline constexpr uint32_t kStoreAbiVersion = 1;
 
 // What every fallible export returns a pointer to; valid until the next call of any export.

@@ -176,8 +176,8 @@ void sluice_model_opened(Model* model, uint32_t stream, double begin, uint32_t r
   model->loader()->opened(stream, bytes_or_unknown(begin).value_or(UINT64_MAX), ranged != 0,
                           bytes_or_unknown(file_nbytes));
 }
-void sluice_model_chunk(Model* model, uint32_t stream, uint32_t nbytes) {
-  model->loader()->chunk(stream, nbytes);
+void sluice_model_chunk(Model* model, uint32_t stream, uint32_t nbytes, uint32_t held) {
+  model->loader()->chunk(stream, nbytes, held != 0);
 }
 void sluice_model_ended(Model* model, uint32_t stream) { model->loader()->ended(stream); }
 void sluice_model_failed(Model* model, uint32_t stream, const char* error, uint32_t length,

@@ -23,6 +23,7 @@ void write_manifest(JsonWriter& json, const Manifest& manifest) {
   for (const FileEntry& file : manifest.files) {
     json.begin_object().key("path").string(file.path);
     if (file.nbytes) json.key("nbytes").number(*file.nbytes);
+    if (!file.md5.empty()) json.key("md5").string(file.md5);
     json.end_object();
   }
   json.end_array();

@@ -1,7 +1,7 @@
 import { SluiceError } from './errors.js';
 import { OP } from './generated/abi.js';
-import type { Sink } from './sinks/sink.js';
-import type { ByteStream, Source } from './sources/source.js';
+import type { DirectSink, Sink } from './sinks/sink.js';
+import type { ModelSource, ModelStream, StoredBytes } from './sources/source.js';
 import { aborted, orAborted } from './util/abort.js';
 import type {
   Command,
@@ -14,12 +14,15 @@ import type {
 /** Milliseconds between two progress reports. */
 const PROGRESS_INTERVAL_MS = 50;
 
+/** Bytes of a stored file that are held at a time for a sink that has no memory of its own. */
+const STORED_BYTES = 256 * 1024;
+
 /** Commands that the loader waits for an event of, or that end something: carried out though the load has failed. */
 const SETTLING: ReadonlySet<number> = new Set([OP.allocate, OP.upload, OP.flush, OP.cancel]);
 
 interface Transfer {
-  stream?: ByteStream;
-  chunk?: Uint8Array;
+  stream?: ModelStream;
+  chunk?: Uint8Array | StoredBytes;
   timer?: ReturnType<typeof setTimeout>;
 }
 
@@ -39,7 +42,7 @@ export function runLoad(
   model: LoaderModel,
   manifest: ModelManifest,
   plan: ModelPlan,
-  source: Source,
+  source: ModelSource,
   sink: Sink,
   options: EngineOptions = {},
 ): Promise<LoadProgress> {
@@ -50,7 +53,7 @@ class Engine {
   readonly #model: LoaderModel;
   readonly #manifest: ModelManifest;
   readonly #plan: ModelPlan;
-  readonly #source: Source;
+  readonly #source: ModelSource;
   readonly #sink: Sink;
   readonly #options: EngineOptions;
   readonly #transfers = new Map<number, Transfer>();
@@ -66,7 +69,7 @@ class Engine {
     model: LoaderModel,
     manifest: ModelManifest,
     plan: ModelPlan,
-    source: Source,
+    source: ModelSource,
     sink: Sink,
     options: EngineOptions,
   ) {
@@ -191,12 +194,18 @@ class Engine {
     const { op, stream, target } = command;
     switch (op) {
       case OP.copy:
-        return this.#write(command, this.#input(command));
+        return this.#copy(command);
       case OP.decode: {
-        const output = model.decode(command, this.#input(command));
+        const output = model.decode(command, (into) => {
+          this.#input(command, into);
+        });
         if (output.byteLength === 0) return undefined;
+        if (this.#sink.kind === 'slots') {
+          this.#sink.slot(target).set(output, command.offset);
+          return undefined;
+        }
         // A sink that keeps bytes beyond the call must not keep wasm memory
-        return this.#write(command, this.#sink.kind === 'direct' ? output.slice() : output);
+        return this.#sink.write(target, command.offset, output.slice());
       }
       case OP.zero: {
         const { offset, nbytes } = command;
@@ -255,16 +264,49 @@ class Engine {
     }
   }
 
-  #input({ stream, begin, nbytes }: Command): Uint8Array {
+  #chunk(stream: number): Uint8Array | StoredBytes {
     const chunk = this.#transfers.get(stream)?.chunk;
     if (chunk === undefined) throw new SluiceError('internal', `transfer ${stream} holds no chunk`);
-    return chunk.subarray(begin, begin + nbytes);
+    return chunk;
   }
 
-  #write({ target, offset }: Command, bytes: Uint8Array): void | Promise<void> {
-    if (this.#sink.kind === 'direct') return this.#sink.write(target, offset, bytes);
-    this.#sink.slot(target).set(bytes, offset);
-    return undefined;
+  /** Fills `target` with the bytes of the chunk from `begin` on. */
+  #input({ stream, begin }: Command, target: Uint8Array): void {
+    const chunk = this.#chunk(stream);
+    if (chunk instanceof Uint8Array) target.set(chunk.subarray(begin, begin + target.byteLength));
+    else chunk.readInto(target, begin);
+  }
+
+  #copy(command: Command): void | Promise<void> {
+    const { stream, target, begin, nbytes, offset } = command;
+    const sink = this.#sink;
+    if (sink.kind === 'slots') {
+      this.#input(command, sink.slot(target).subarray(offset, offset + nbytes));
+      return undefined;
+    }
+    const chunk = this.#chunk(stream);
+    if (chunk instanceof Uint8Array) {
+      return sink.write(target, offset, chunk.subarray(begin, begin + nbytes));
+    }
+    return this.#copyStored(command, chunk, sink);
+  }
+
+  /** From a file to a sink that takes bytes: into its own memory where it has any, else through a little of ours. */
+  async #copyStored(
+    { target, begin, nbytes, offset }: Command,
+    chunk: StoredBytes,
+    sink: DirectSink,
+  ): Promise<void> {
+    const own = sink.view?.(target, offset, nbytes);
+    if (own) {
+      chunk.readInto(own, begin);
+      return;
+    }
+    for (let done = 0; done < nbytes; done += STORED_BYTES) {
+      const piece = new Uint8Array(Math.min(STORED_BYTES, nbytes - done));
+      chunk.readInto(piece, begin + done);
+      await sink.write(target, offset + done, piece);
+    }
   }
 
   #allocate(index: number): void {
@@ -317,7 +359,7 @@ class Engine {
             this.#model.ended(id);
           } else {
             transfer.chunk = chunk;
-            this.#model.chunk(id, chunk.byteLength);
+            this.#model.chunk(id, chunk.byteLength, chunk instanceof Uint8Array);
           }
         });
       },

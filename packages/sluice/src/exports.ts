@@ -8,4 +8,7 @@ export { requestDevice } from './sinks/device.js';
 export { measureUpload } from './sinks/measure_upload.js';
 export type { UploadMeasurement, UploadPath } from './sinks/measure_upload.js';
 export type { ModelFiles } from './sources/model_files.js';
+export { ModelStore } from './store/model_store.js';
+export type { FileTarget, StoredModelEntry } from './store/model_store.js';
+export type { StoreReport } from './store/session.js';
 export type { LoadProgress, ManifestTensor } from './wasm/loader_module.js';

@@ -2,13 +2,16 @@
 import { loadHere, resolveTarget } from './load.js';
 import { loadInWorker } from './load_in_worker.js';
 import type { Model } from './model.js';
-import type { LoadOptions } from './options.js';
+import { DEFAULT_BUDGET_BYTES, type LoadOptions } from './options.js';
 import { blobModel } from './sources/blob.js';
 import { httpModel } from './sources/http_model.js';
 import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './sources/model_files.js';
 import { startWorker } from './start_worker.js';
 import { orAborted } from './util/abort.js';
-import type { ModelPlace } from './worker_protocol.js';
+import { browserPlatform, DEFAULT_ROOT } from './store/browser.js';
+import { ModelStore } from './store/model_store.js';
+import { storeKey, StoreUse } from './store/store_use.js';
+import type { ModelPlace, StoreWish } from './worker_protocol.js';
 import { asSluiceError, SluiceError } from './errors.js';
 
 export * from './exports.js';
@@ -51,17 +54,41 @@ export async function loadModel(
     const page = typeof document !== 'undefined';
     const target = options.consume ? 'cpu' : resolveTarget(options.device);
     const wantsWorker = options.worker ?? page;
+    const wish = storeWish(place, options);
     const own = options.fetch !== undefined || typeof options.headers === 'function';
     if (wantsWorker && target !== 'cpu' && !own && typeof Worker !== 'undefined') {
       const started = startWorker(options.worker === true);
       const worker = await orAborted(started, options.signal, (late) => late?.terminate());
-      if (worker) return await loadInWorker(module, worker, place, options);
+      if (worker) return await loadInWorker(module, worker, place, options, wish);
     }
     const { source, name } = 'url' in place ? httpModel(place.url, options) : blobModel(place);
-    return await loadHere(module, source, name, options);
+    const { store, signal } = options;
+    return await loadHere(
+      module,
+      source,
+      name,
+      options,
+      wish &&
+        ((origin) => {
+          const open = store instanceof ModelStore ? () => Promise.resolve(store) : openStore;
+          return StoreUse.begin(open, wish.key, origin, { budgetBytes: wish.budgetBytes, signal });
+        }),
+    );
   } catch (error) {
     throw asSluiceError(error);
   }
+}
+
+/** The store of this browser, of which an origin may have several by name. Rejects with `io` where there is none. */
+export async function openStore(name: string = DEFAULT_ROOT): Promise<ModelStore> {
+  return new ModelStore(await browserPlatform(name));
+}
+
+function storeWish(place: ModelPlace, options: LoadOptions): StoreWish | undefined {
+  const { store, storeKey: key, budgetBytes = DEFAULT_BUDGET_BYTES } = options;
+  if (!('url' in place) || store === undefined || store === false) return undefined;
+  const root = store === true ? DEFAULT_ROOT : store.platform.place.root;
+  return { root, key: storeKey(place.url, key), budgetBytes };
 }
 
 async function modelPlace(

@@ -1,6 +1,6 @@
 import { asSluiceError, SluiceError } from './errors.js';
 import { runLoad } from './engine.js';
-import { Model, type DType, type LoadedTensor } from './model.js';
+import { Model, type DType, type LoadedTensor, type LoadReport } from './model.js';
 import { openModel } from './open.js';
 import { planOptions, type LoadOptions } from './options.js';
 import { ConsumerSink } from './sinks/consumer_sink.js';
@@ -8,9 +8,11 @@ import { CpuSink } from './sinks/cpu_sink.js';
 import { requestDevice } from './sinks/device.js';
 import type { GpuSlotSink } from './sinks/gpu_buffers.js';
 import { createUploadSink } from './sinks/measure_upload.js';
+import type { Sink } from './sinks/sink.js';
 import type { Source } from './sources/source.js';
+import type { StoreUse } from './store/store_use.js';
 import { orAborted } from './util/abort.js';
-import type { LoadProgress, ModelManifest, ModelPlan } from './wasm/loader_module.js';
+import type { ModelManifest, ModelPlan } from './wasm/loader_module.js';
 
 /**
  * How many times a slot's bytes exist: once where the page writes them, once more in the process that owns
@@ -18,80 +20,96 @@ import type { LoadProgress, ModelManifest, ModelPlan } from './wasm/loader_modul
  */
 const GPU_SLOT_COPIES = 2;
 
+/** Puts the store in front of a source; gives nothing where there is none. */
+export type StoreOpener = (origin: Source) => Promise<StoreUse | undefined>;
+
 /** Loads in the calling thread. Rejects with a SluiceError and nothing else; frees everything if so. */
 export async function loadHere(
   module: WebAssembly.Module,
-  source: Source,
+  origin: Source,
   name: string,
   options: LoadOptions,
+  openStore?: StoreOpener,
 ): Promise<Model> {
   const begin = performance.now();
-  const release: (() => void)[] = [
-    () => {
-      source.close();
-    },
-  ];
+  let use: StoreUse | undefined;
+  let destination: Destination | undefined;
   try {
+    use = await openStore?.(origin);
+    const source = use?.source ?? origin;
     const loader = await openModel(module, source, name, options.signal);
     const manifest = loader.manifest();
     const target = options.consume ? 'consume' : resolveTarget(options.device);
     const staged = target !== 'consume' && target !== 'cpu';
     const plan = loader.plan(
-      planOptions(options, manifest, { staged, slotCopies: staged ? GPU_SLOT_COPIES : 1 }),
+      planOptions(options, manifest, {
+        staged,
+        slotCopies: staged ? GPU_SLOT_COPIES : 1,
+        reservedBytes: use?.budgetBytes ?? 0,
+      }),
     );
-    const engine = {
+    await use?.planned(manifest, plan);
+    destination = await destinationFor(target, manifest, plan, options);
+    const progress = await runLoad(loader, manifest, plan, source, destination.sink, {
       signal: options.signal,
       onProgress: options.onProgress,
       onTensor: tensorCallback(options, manifest),
-    };
-    if (target === 'consume') {
-      const sink = new ConsumerSink(consumer(options, manifest, plan));
-      release.push(() => {
-        sink.close(false);
-      });
-      const progress = await runLoad(loader, manifest, plan, source, sink, engine);
-      source.close();
-      sink.close(true);
-      return buildModel(
-        manifest,
-        new Map(),
-        undefined,
-        false,
-        begin,
-        progress,
-        undefined,
-        'caller',
-      );
-    }
-    if (target === 'cpu') {
-      const sink = new CpuSink();
-      release.push(() => {
-        sink.close(false);
-      });
-      const progress = await runLoad(loader, manifest, plan, source, sink, engine);
-      source.close();
-      const tensors = cpuTensors(manifest, plan, sink);
-      sink.close(true);
-      return buildModel(manifest, tensors, undefined, false, begin, progress, undefined, 'caller');
-    }
-    const { device, owned } = await deviceFor(target, manifest, plan, options);
-    if (owned) {
-      release.push(() => {
-        device.destroy();
-      });
-    }
-    const sink = await uploadSink(device, options);
-    release.push(() => {
-      sink.close(false);
     });
-    const progress = await runLoad(loader, manifest, plan, source, sink, engine);
-    source.close();
-    const tensors = gpuTensors(manifest, plan, sink);
-    sink.close(true);
-    return buildModel(manifest, tensors, device, owned, begin, progress, sink.path, 'caller');
+    await use?.finish(manifest, plan);
+    const tensors = destination.tensors();
+    origin.close();
+    await use?.close();
+    destination.sink.close(true);
+    const { device, owned, upload } = destination;
+    return buildModel(manifest, tensors, device, owned, {
+      ...progress,
+      milliseconds: performance.now() - begin,
+      upload,
+      thread: 'caller',
+      store: use?.report,
+    });
   } catch (error) {
-    for (const free of release.reverse()) free();
+    destination?.sink.close(false);
+    if (destination?.owned) destination.device?.destroy();
+    origin.close();
+    await use?.close();
     throw asSluiceError(error);
+  }
+}
+
+/** Where a load's bytes go, and what its tensors are then. */
+interface Destination {
+  readonly sink: Sink;
+  readonly device: GPUDevice | undefined;
+  /** The device was made for this load. */
+  readonly owned: boolean;
+  readonly upload: 'ring' | 'writeBuffer' | undefined;
+  tensors(): Map<string, LoadedTensor>;
+}
+
+async function destinationFor(
+  target: GPUDevice | 'gpu' | 'cpu' | 'consume',
+  manifest: ModelManifest,
+  plan: ModelPlan,
+  options: LoadOptions,
+): Promise<Destination> {
+  const onCpu = { device: undefined, owned: false, upload: undefined };
+  if (target === 'consume') {
+    const sink = new ConsumerSink(consumer(options, manifest, plan));
+    return { ...onCpu, sink, tensors: () => new Map() };
+  }
+  if (target === 'cpu') {
+    const sink = new CpuSink();
+    return { ...onCpu, sink, tensors: () => cpuTensors(manifest, plan, sink) };
+  }
+  const { device, owned } = await deviceFor(target, manifest, plan, options);
+  try {
+    const sink = await uploadSink(device, options);
+    const tensors = () => gpuTensors(manifest, plan, sink);
+    return { sink, device, owned, upload: sink.path, tensors };
+  } catch (error) {
+    if (owned) device.destroy();
+    throw error;
   }
 }
 
@@ -167,19 +185,10 @@ export function buildModel(
   tensors: Map<string, LoadedTensor>,
   device: GPUDevice | undefined,
   ownsDevice: boolean,
-  begin: number,
-  progress: LoadProgress,
-  upload: 'ring' | 'writeBuffer' | undefined,
-  thread: 'worker' | 'caller',
+  report: LoadReport,
 ): Model {
-  return new Model({
-    format: manifest.format,
-    metadata: manifest.metadata,
-    tensors,
-    device,
-    ownsDevice,
-    report: { ...progress, milliseconds: performance.now() - begin, upload, thread },
-  });
+  const { format, metadata } = manifest;
+  return new Model({ format, metadata, tensors, device, ownsDevice, report });
 }
 
 function cpuTensors(

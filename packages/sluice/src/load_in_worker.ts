@@ -12,7 +12,7 @@ import { planOptions, type LoadOptions } from './options.js';
 import { MAX_STAGING_SLOTS, serveSink } from './sinks/remote_sink.js';
 import { aborted } from './util/abort.js';
 import type { LoadProgress } from './wasm/loader_module.js';
-import type { FromWorker, ModelPlace, ToWorker } from './worker_protocol.js';
+import type { FromWorker, ModelPlace, StoreWish, ToWorker } from './worker_protocol.js';
 
 /**
  * What a slot's bytes are held in: a block, which the worker fills and which is transferred here without a copy;
@@ -31,16 +31,18 @@ export async function loadInWorker(
   worker: Worker,
   place: ModelPlace,
   options: LoadOptions,
+  store?: StoreWish,
 ): Promise<Model> {
   const begin = performance.now();
   const talk = new Conversation(worker, options.signal);
   const release: (() => void)[] = [];
   try {
-    talk.send({ type: 'open', module, place });
-    const { manifest } = await talk.next('opened');
+    talk.stopsInOrder = store !== undefined;
+    talk.send({ type: 'open', module, place, ...(store ? { store } : {}) });
+    const { manifest, reservedBytes } = await talk.next('opened');
     talk.send({
       type: 'plan',
-      options: planOptions(options, manifest, REMOTE_SLOTS),
+      options: planOptions(options, manifest, { ...REMOTE_SLOTS, reservedBytes }),
     });
     const { plan } = await talk.next('planned');
     const target = resolveTarget(options.device);
@@ -75,11 +77,18 @@ export async function loadInWorker(
       },
       [port2],
     );
-    const { progress } = await talk.next('done');
+    const { progress, store: report } = await talk.next('done');
+    talk.stopsInOrder = false;
     // The worker's half has closed its sink before it said so; on this side that may still be on its way
     await served.finished;
     const tensors = gpuTensors(manifest, plan, sink);
-    return buildModel(manifest, tensors, device, owned, begin, progress, sink.path, 'worker');
+    return buildModel(manifest, tensors, device, owned, {
+      ...progress,
+      milliseconds: performance.now() - begin,
+      upload: sink.path,
+      thread: 'worker',
+      store: report,
+    });
   } catch (error) {
     for (const free of release.reverse()) free();
     throw asSluiceError(error);
@@ -88,12 +97,17 @@ export async function loadInWorker(
   }
 }
 
+/** After so long a worker that puts its store in order is ended all the same. */
+const STOP_TIMEOUT_MS = 5000;
+
 type Answer<T extends FromWorker['type']> = Extract<FromWorker, { type: T }>;
 
 /** One load's messages with its worker. Ends the worker, and every wait with it. */
 class Conversation {
   onProgress: ((progress: LoadProgress) => void) | undefined;
   onTensor: ((index: number) => void) | undefined;
+  /** The worker has something to put in order before it is ended. */
+  stopsInOrder = false;
   /** Told of the first failure, whether or not somebody waits for an answer. */
   onFailure: ((error: SluiceError) => void) | undefined;
   readonly #worker: Worker;
@@ -173,7 +187,20 @@ class Conversation {
 
   end(): void {
     this.#signal?.removeEventListener('abort', this.#onAbort);
-    this.#worker.terminate();
+    const end = (): void => {
+      this.#worker.terminate();
+    };
+    if (this.stopsInOrder) {
+      // Nobody waits for it; what it has fetched is kept for the next time
+      this.#worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
+        if (data.type === 'stopped') end();
+      });
+      this.#worker.addEventListener('error', end);
+      setTimeout(end, STOP_TIMEOUT_MS);
+      this.send({ type: 'stop' });
+    } else {
+      end();
+    }
     this.#fail(new SluiceError('aborted', 'the load has ended'));
   }
 

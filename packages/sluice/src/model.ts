@@ -1,4 +1,5 @@
 import type { DTYPES } from './generated/abi.js';
+import type { StoreReport } from './store/session.js';
 import type { LoadProgress } from './wasm/loader_module.js';
 
 /** Names of element types, as TVM and numpy spell them; GGUF's blocks as ggml does (`q4_1`). */
@@ -39,6 +40,8 @@ export interface LoadReport extends LoadProgress {
   upload: 'ring' | 'writeBuffer' | undefined;
   /** The thread that fetched and decoded. */
   thread: 'worker' | 'caller';
+  /** What came from the local store and what went there; undefined where it was not used. */
+  store: StoreReport | undefined;
 }
 
 /** A loaded model: tensors by name, in the manifest's order. Its owner calls destroy(). */

@@ -1,17 +1,21 @@
 /** Sluice in Node: the same package over local files and http(s). */
 import { readFile, stat } from 'node:fs/promises';
-import { basename, dirname } from 'node:path';
+import { homedir } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { asSluiceError, SluiceError } from './errors.js';
-import { loadHere } from './load.js';
+import { loadHere, type StoreOpener } from './load.js';
 import type { Model } from './model.js';
-import type { LoadOptions } from './options.js';
+import { DEFAULT_BUDGET_BYTES, type LoadOptions } from './options.js';
 import { blobModel } from './sources/blob.js';
 import { FileSource } from './sources/file.js';
 import { httpModel } from './sources/http_model.js';
 import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './sources/model_files.js';
 import { nodeHttpTransport } from './sources/node_http.js';
 import type { Source } from './sources/source.js';
+import { ModelStore } from './store/model_store.js';
+import { nodePlatform } from './store/node.js';
+import { storeKey, StoreUse } from './store/store_use.js';
 
 export * from './exports.js';
 
@@ -48,10 +52,32 @@ export async function loadModel(
     const { source, name } = isModelFiles(from)
       ? blobModel(await modelOfFiles(from))
       : await modelAt(from, options);
-    return await loadHere(module, source, name, options);
+    return await loadHere(module, source, name, options, storeOpener(from, options));
   } catch (error) {
     throw asSluiceError(error);
   }
+}
+
+/** The store in a folder; unless given, `sluice` in the user's cache folder (XDG_CACHE_HOME, or ~/.cache). */
+export async function openStore(directory: string = defaultDirectory()): Promise<ModelStore> {
+  return new ModelStore(await nodePlatform(resolve(directory)));
+}
+
+function defaultDirectory(): string {
+  const { XDG_CACHE_HOME: cache } = process.env;
+  return join(cache === undefined || cache === '' ? join(homedir(), '.cache') : cache, 'sluice');
+}
+
+function storeOpener(
+  from: string | URL | ModelFiles,
+  { store, storeKey: key, signal, budgetBytes = DEFAULT_BUDGET_BYTES }: LoadOptions,
+): StoreOpener | undefined {
+  if (store === undefined || store === false || isModelFiles(from)) return undefined;
+  if (!/^https?:/i.test(String(from))) return undefined;
+  return (origin) => {
+    const open = store === true ? () => openStore() : () => Promise.resolve(store);
+    return StoreUse.begin(open, storeKey(String(from), key), origin, { budgetBytes, signal });
+  };
 }
 
 async function modelAt(

@@ -1,5 +1,5 @@
 import { asSluiceError, SluiceError } from './errors.js';
-import type { Source } from './sources/source.js';
+import type { ModelSource } from './sources/source.js';
 import { aborted } from './util/abort.js';
 import { LoaderModel } from './wasm/loader_module.js';
 
@@ -16,7 +16,7 @@ const MAX_MANIFEST_BYTES = 256 * 2 ** 20 + 1;
  */
 export async function openModel(
   module: WebAssembly.Module,
-  source: Source,
+  source: ModelSource,
   name: string,
   signal?: AbortSignal,
 ): Promise<LoaderModel> {
@@ -90,7 +90,7 @@ interface Found {
 
 /** Bytes [begin, end) of a file, fewer where it ends; undefined where there is no such file. */
 async function readRange(
-  source: Source,
+  source: ModelSource,
   path: string,
   begin: number,
   end: number | undefined,
@@ -114,7 +114,7 @@ async function readRange(
 }
 
 async function readOnce(
-  source: Source,
+  source: ModelSource,
   path: string,
   begin: number,
   end: number | undefined,
@@ -126,8 +126,10 @@ async function readOnce(
   let at = stream.begin;
   try {
     while (at < stop) {
-      const chunk = await stream.read();
-      if (chunk === null) break;
+      const given = await stream.read();
+      if (given === null) break;
+      const chunk = given instanceof Uint8Array ? given : new Uint8Array(given.byteLength);
+      if (!(given instanceof Uint8Array)) given.readInto(chunk, 0);
       // A server without ranges begins earlier and goes on for longer than asked
       const from = Math.max(begin - at, 0);
       const to = Math.min(stop - at, chunk.byteLength);

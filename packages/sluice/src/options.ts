@@ -1,6 +1,7 @@
 import { SluiceError } from './errors.js';
 import type { DType } from './model.js';
 import type { UploadPath } from './sinks/measure_upload.js';
+import type { ModelStore } from './store/model_store.js';
 import type {
   LoadProgress,
   ManifestTensor,
@@ -60,6 +61,13 @@ export interface LoadOptions {
    * is an error.
    */
   worker?: boolean;
+  /**
+   * For http(s): keeps what is fetched on this device, and takes from there what is kept. True for the default store,
+   * or one of openStore(). Where there is none, the load goes on without, and console.warn() says so once.
+   */
+  store?: boolean | ModelStore;
+  /** The model's name in the store; its URL unless given. For URLs that differ each time, as signed ones do. */
+  storeKey?: string;
   /** Instead of keeping tensors, passes their bytes here, each tensor's in order. No device is used. */
   consume?: TensorConsumer;
 
@@ -85,7 +93,10 @@ export const DEFAULT_BUDGET_BYTES = 64 * 2 ** 20;
 export function planOptions(
   options: LoadOptions,
   manifest: ModelManifest,
-  sink: { staged: boolean; slotCopies: number; copiedSlots?: number },
+  {
+    reservedBytes,
+    ...sink
+  }: { staged: boolean; slotCopies: number; copiedSlots?: number; reservedBytes: number },
 ): PlanOptions {
   const upload: string = options.upload ?? 'auto';
   if (!['auto', 'ring', 'writeBuffer'].includes(upload)) {
@@ -102,7 +113,7 @@ export function planOptions(
     }
   }
   const plan: PlanOptions = {
-    budgetBytes: options.budgetBytes ?? DEFAULT_BUDGET_BYTES,
+    budgetBytes: (options.budgetBytes ?? DEFAULT_BUDGET_BYTES) - reservedBytes,
     connections: options.connections ?? 4,
     ...sink,
   };

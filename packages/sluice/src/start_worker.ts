@@ -1,6 +1,5 @@
-/** Starts the loading worker, wherever the package is served from. */
+/** Starts the package's workers, wherever the package is served from. */
 import { SluiceError } from './errors.js';
-import type { FromWorker } from './worker_protocol.js';
 
 const HINT =
   'serve worker.js beside the package, from another origin with CORS headers; where the page has a ' +
@@ -14,7 +13,7 @@ let warned = false;
  */
 export async function startWorker(required: boolean): Promise<Worker | undefined> {
   try {
-    return await start();
+    return await startScript(makeWorker);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     const message = `the loading worker could not be started: ${reason}`;
@@ -31,11 +30,15 @@ function makeWorker(): Worker {
   return new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
 }
 
-async function start(): Promise<Worker> {
+/**
+ * The worker that `make` makes, once it says that it is ready. `make` must be the one expression by which bundlers know
+ * a worker's script: `new Worker(new URL(…, import.meta.url), …)`.
+ */
+export async function startScript(make: () => Worker): Promise<Worker> {
   try {
-    return await ready(makeWorker());
+    return await ready(make());
   } catch (cause) {
-    const { url, type } = scriptOfWorker();
+    const { url, type } = scriptOf(make);
     if (url.origin === location.origin) throw cause;
     // Browsers start workers from scripts of the page's own origin alone; such a script may import others by CORS
     const address = JSON.stringify(url.href);
@@ -49,8 +52,8 @@ async function start(): Promise<Worker> {
   }
 }
 
-/** What makeWorker() gives to the constructor: after a bundler it is no longer what is written there. */
-function scriptOfWorker(): { url: URL; type: WorkerType } {
+/** What `make` gives to the constructor: after a bundler it is no longer what is written there. */
+function scriptOf(make: () => Worker): { url: URL; type: WorkerType } {
   const { Worker } = globalThis;
   let url = '';
   let type: WorkerType = 'classic';
@@ -59,7 +62,7 @@ function scriptOfWorker(): { url: URL; type: WorkerType } {
     type = options?.type ?? type;
   } as unknown as typeof Worker;
   try {
-    makeWorker();
+    make();
   } finally {
     globalThis.Worker = Worker;
   }
@@ -69,7 +72,7 @@ function scriptOfWorker(): { url: URL; type: WorkerType } {
 /** Settles once the worker's script runs, or has failed to. */
 function ready(worker: Worker): Promise<Worker> {
   return new Promise((resolve, reject) => {
-    worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
+    worker.addEventListener('message', ({ data }: MessageEvent<{ type?: string }>) => {
       if (data.type === 'ready') resolve(worker);
     });
     worker.addEventListener('error', (event) => {

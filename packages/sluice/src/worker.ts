@@ -9,7 +9,10 @@ import { RemoteSink } from './sinks/remote_sink.js';
 import { blobModel } from './sources/blob.js';
 import { httpModel } from './sources/http_model.js';
 import type { Source } from './sources/source.js';
-import type { FromWorker, ToWorker } from './worker_protocol.js';
+import { browserPlatform } from './store/browser.js';
+import { ModelStore } from './store/model_store.js';
+import { StoreUse } from './store/store_use.js';
+import type { FromWorker, StoreWish, ToWorker } from './worker_protocol.js';
 import type { LoaderModel, ModelManifest, ModelPlan } from './wasm/loader_module.js';
 
 /** A dedicated worker's global scope, as far as it is used here. */
@@ -23,21 +26,29 @@ let source: Source | undefined;
 let model: LoaderModel | undefined;
 let manifest: ModelManifest | undefined;
 let plan: ModelPlan | undefined;
+let use: StoreUse | undefined;
+
+function beginUse({ root, key, budgetBytes }: StoreWish, origin: Source) {
+  const open = async () => new ModelStore(await browserPlatform(root));
+  return StoreUse.begin(open, key, origin, { budgetBytes });
+}
 
 async function handle(message: ToWorker): Promise<void> {
   switch (message.type) {
     case 'open': {
-      const { module, place } = message;
+      const { module, place, store } = message;
       const opened = 'url' in place ? httpModel(place.url, place.http) : blobModel(place);
       source = opened.source;
-      model = await openModel(module, source, opened.name);
+      use = store && (await beginUse(store, source));
+      model = await openModel(module, use?.source ?? source, opened.name);
       manifest = model.manifest();
-      scope.postMessage({ type: 'opened', manifest });
+      scope.postMessage({ type: 'opened', manifest, reservedBytes: use?.budgetBytes ?? 0 });
       break;
     }
     case 'plan':
       if (!model) throw new SluiceError('internal', 'the worker has no model to plan');
       plan = model.plan(message.options);
+      if (manifest) await use?.planned(manifest, plan);
       scope.postMessage({ type: 'planned', plan });
       break;
     case 'run': {
@@ -46,7 +57,7 @@ async function handle(message: ToWorker): Promise<void> {
       }
       const sink = new RemoteSink(message.port);
       try {
-        const progress = await runLoad(model, manifest, plan, source, sink, {
+        const progress = await runLoad(model, manifest, plan, use?.source ?? source, sink, {
           onProgress: message.progress
             ? (report) => {
                 scope.postMessage({ type: 'progress', progress: report });
@@ -58,8 +69,10 @@ async function handle(message: ToWorker): Promise<void> {
               }
             : undefined,
         });
+        await use?.finish(manifest, plan);
+        await use?.close();
         sink.close(true);
-        scope.postMessage({ type: 'done', progress });
+        scope.postMessage({ type: 'done', progress, store: use?.report });
       } catch (error) {
         sink.close(false);
         throw error;
@@ -68,6 +81,11 @@ async function handle(message: ToWorker): Promise<void> {
       }
       break;
     }
+    case 'stop':
+      source?.close();
+      await use?.close();
+      scope.postMessage({ type: 'stopped' });
+      break;
   }
 }
 

@@ -1,5 +1,6 @@
 import type { ErrorCode, ErrorDetails } from './errors.js';
 import type { FileModel } from './sources/model_files.js';
+import type { StoreReport } from './store/session.js';
 import type { LoadProgress, ModelManifest, ModelPlan, PlanOptions } from './wasm/loader_module.js';
 
 /** Where a model lies, as it can be posted: a URL with what its requests need, or files. */
@@ -14,9 +15,20 @@ export type ModelPlace =
     }
   | FileModel;
 
-/** What the page tells its loading worker, in this order: open, plan, run. It stops a load by ending the worker. */
+/** The store that a load uses: where it is, the model's name in it, and the load's budget. */
+export interface StoreWish {
+  root: string;
+  key: string;
+  budgetBytes: number;
+}
+
+/**
+ * What the page tells its loading worker, in this order: open, plan, run. It stops a load by ending the worker, after
+ * `stop` where there is a store to be left in order.
+ */
 export type ToWorker =
-  | { type: 'open'; module: WebAssembly.Module; place: ModelPlace }
+  | { type: 'open'; module: WebAssembly.Module; place: ModelPlace; store?: StoreWish }
+  | { type: 'stop' }
   | { type: 'plan'; options: PlanOptions }
   | { type: 'run'; port: MessagePort; progress: boolean; tensors: boolean };
 
@@ -26,9 +38,10 @@ export type ToWorker =
  */
 export type FromWorker =
   | { type: 'ready' }
-  | { type: 'opened'; manifest: ModelManifest }
+  | { type: 'opened'; manifest: ModelManifest; reservedBytes: number }
   | { type: 'planned'; plan: ModelPlan }
   | { type: 'progress'; progress: LoadProgress }
   | { type: 'tensor'; index: number }
-  | { type: 'done'; progress: LoadProgress }
+  | { type: 'done'; progress: LoadProgress; store: StoreReport | undefined }
+  | { type: 'stopped' }
   | { type: 'failed'; error: ErrorDetails & { code: ErrorCode; message: string } };

@@ -45,10 +45,14 @@ export class CpuSink implements DirectSink {
   }
 
   write(index: number, offset: number, bytes: Uint8Array): void {
+    this.view(index, offset, bytes.byteLength).set(bytes);
+  }
+
+  view(index: number, offset: number, nbytes: number): Uint8Array {
     this.#checkOpen();
     const entry = this.#entry(index);
-    checkRange(index, entry.plan, offset, bytes.byteLength);
-    entry.bytes.set(bytes, offset);
+    checkRange(index, entry.plan, offset, nbytes);
+    return entry.bytes.subarray(offset, offset + nbytes);
   }
 
   async flush(): Promise<void> {

@@ -52,6 +52,8 @@ export interface DirectSink {
   allocate(index: number, plan: BufferPlan): Promise<void>;
   /** Takes bytes of buffer `index`; they may be reused once the call, or its promise, is done. */
   write(index: number, offset: number, bytes: Uint8Array): void | Promise<void>;
+  /** Where bytes [offset, offset + nbytes) of buffer `index` lie, to be written there instead, if the sink has them. */
+  view?(index: number, offset: number, nbytes: number): Uint8Array;
   flush(): Promise<void>;
   close(keepBuffers: boolean): void;
 }

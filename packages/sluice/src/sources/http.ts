@@ -474,8 +474,14 @@ export class HttpSource implements Source {
     // A request with Range asks for no compression; of any other, CORS may hide that it was compressed.
     const variant = encoding === 'identity' && response.filtered && !ranged ? 'unknown' : encoding;
     const from = `${variant} ${new URL(response.url).origin}`;
-    this.#checkVersion(path, file, response, from, terms.fileBytes);
-    return terms;
+    const { etag = '', lastModified = '' } = this.#checkVersion(
+      path,
+      file,
+      response,
+      from,
+      terms.fileBytes,
+    );
+    return { ...terms, validators: { etag, lastModified } };
   }
 
   #checkVersion(
@@ -484,7 +490,7 @@ export class HttpSource implements Source {
     response: HttpResponse,
     variant: string,
     fileBytes: number | undefined,
-  ): void {
+  ): Validators {
     let version = this.#versions.get(path);
     if (!version) this.#versions.set(path, (version = { validators: new Map() }));
     const changed = (what: string, before: string | number, after: string | number) =>
@@ -510,10 +516,11 @@ export class HttpSource implements Source {
       if (first.lastModified !== now.lastModified)
         throw changed('Last-Modified', first.lastModified, now.lastModified);
     }
-    if (fileBytes === undefined) return;
+    if (fileBytes === undefined) return now;
     version.fileBytes ??= fileBytes;
     if (version.fileBytes !== fileBytes)
       throw changed('the size in bytes', version.fileBytes, fileBytes);
+    return now;
   }
 }
 
@@ -526,6 +533,7 @@ interface BodyTerms {
   promised: number | undefined;
   /** Bytes after which the body is cut off. */
   limit: number;
+  validators?: { etag: string; lastModified: string };
 }
 
 /** One request and its body. */
@@ -544,6 +552,7 @@ class Transfer implements ByteStream {
   begin: number;
   ranged = true;
   fileBytes: number | undefined;
+  validators: BodyTerms['validators'];
   #body: HttpBody | undefined;
   #promised: number | undefined;
   #limit = Infinity;
@@ -565,6 +574,7 @@ class Transfer implements ByteStream {
     this.begin = terms.begin;
     this.ranged = terms.ranged;
     this.fileBytes = terms.fileBytes;
+    this.validators = terms.validators;
     this.#promised = terms.promised;
     this.#limit = terms.limit;
   }

@@ -1,22 +1,37 @@
+/** Bytes that lie in a file of this device, and are read when they are wanted, straight to where they go. */
+export interface StoredBytes {
+  readonly byteLength: number;
+  /** Fills `target` with the bytes from `from` on. Throws a SluiceError. */
+  readInto(target: Uint8Array, from: number): void;
+}
+
+/** What tells one version of a file from another; '' for what is not known. */
+export interface Validators {
+  readonly etag: string;
+  readonly lastModified: string;
+}
+
 /** Bytes of one file, arriving in order. */
-export interface ByteStream {
+export interface ByteStream<Chunk = Uint8Array> {
   /** Offset in the file of the first byte that read() gives. A server without Range makes it 0. */
   readonly begin: number;
   /** Whether this is the range that was asked for; false where the whole file comes whatever is asked. */
   readonly ranged: boolean;
   /** Size of the whole file in bytes, where the source knows it. */
   readonly fileBytes: number | undefined;
+  /** Which version of the file this is, where the source can tell. */
+  readonly validators?: Validators | undefined;
   /**
-   * The next bytes, of any positive length, or null at the end. The array is the caller's until the next
+   * The next bytes, of any positive length, or null at the end. They are the caller's until the next
    * read(). Rejects with a SluiceError; `retryable` says whether opening again may help.
    */
-  read(): Promise<Uint8Array | null>;
+  read(): Promise<Chunk | null>;
   /** Stops the transfer; safe at any time and more than once. */
   cancel(): void;
 }
 
 /** Where a model's files come from. Paths are relative to the model's folder, '/'-separated. */
-export interface Source {
+export interface Source<Chunk = Uint8Array> {
   /** What the person may have meant by this place, to be said where there is no model. */
   readonly hint?: string | undefined;
   /** The place of `path` as a person would name it: a URL or a file path. */
@@ -26,7 +41,11 @@ export interface Source {
    * and reach further than asked (no Range): the caller skips and cancels. Rejects with a SluiceError:
    * `not_found`, `http_status`, `network`, `source_changed`, `range_out_of_bounds`, `io`, `aborted`.
    */
-  open(path: string, begin: number, end: number | undefined): Promise<ByteStream>;
+  open(path: string, begin: number, end: number | undefined): Promise<ByteStream<Chunk>>;
   /** Stops everything that is open. */
   close(): void;
 }
+
+/** A stream, and a source, whose bytes may lie in files of this device. */
+export type ModelStream = ByteStream<Uint8Array | StoredBytes>;
+export type ModelSource = Source<Uint8Array | StoredBytes>;

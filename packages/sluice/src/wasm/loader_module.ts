@@ -25,7 +25,7 @@ interface Exports {
     error: number,
     length: number,
   ): void;
-  sluice_model_chunk(model: number, stream: number, nbytes: number): void;
+  sluice_model_chunk(model: number, stream: number, nbytes: number, held: number): void;
   sluice_model_decode(model: number, stream: number, tensor: number, nbytes: number): void;
   sluice_model_ended(model: number, stream: number): void;
   sluice_model_error(model: number): number;
@@ -81,7 +81,8 @@ export interface ManifestTensor {
 export interface ModelManifest {
   format: 'tensor-cache' | 'safetensors' | 'gguf';
   metadata: Record<string, unknown>;
-  files: { path: string; nbytes?: number }[];
+  /** `md5`: of the whole file, in hexadecimal digits, where the manifest has it. */
+  files: { path: string; nbytes?: number; md5?: string }[];
   tensors: ManifestTensor[];
 }
 
@@ -292,16 +293,15 @@ export class LoaderModel {
     return pieces;
   }
 
-  /** Carries out a decode command; the output lies in wasm memory and is valid until the next call. */
-  decode(command: Command, input: Uint8Array): Uint8Array {
+  /**
+   * Carries out a decode command: `input` is called once to fill in its `nbytes` bytes. The output lies in wasm memory
+   * and is valid until the next call.
+   */
+  decode(command: Command, input: (target: Uint8Array) => void): Uint8Array {
+    const { stream, tensor, nbytes } = command;
     this.#refresh();
-    this.#heap.set(input, this.#decodeInput);
-    this.#exports.sluice_model_decode(
-      this.#model,
-      command.stream,
-      command.tensor,
-      input.byteLength,
-    );
+    input(this.#heap.subarray(this.#decodeInput, this.#decodeInput + nbytes));
+    this.#exports.sluice_model_decode(this.#model, stream, tensor, nbytes);
     const output = this.#decodeInput + DECODE_INPUT_BYTES;
     return this.#heap.subarray(output, output + command.output);
   }
@@ -322,8 +322,9 @@ export class LoaderModel {
     this.#exports.sluice_model_opened(this.#model, stream, begin, ranged ? 1 : 0, fileBytes ?? -1);
   }
 
-  chunk(stream: number, nbytes: number): void {
-    this.#exports.sluice_model_chunk(this.#model, stream, nbytes);
+  /** `held`: the chunk lies in memory, and is of the budget. */
+  chunk(stream: number, nbytes: number, held: boolean): void {
+    this.#exports.sluice_model_chunk(this.#model, stream, nbytes, held ? 1 : 0);
   }
 
   ended(stream: number): void {

@@ -17,6 +17,8 @@ export interface LoadRequest {
     | 'dtype'
     | 'stallTimeoutMs'
     | 'shareBelowBytes'
+    | 'store'
+    | 'storeKey'
   >;
   /** Aborts once so many tensors are ready; -1 before the load. */
   abortAt?: number;

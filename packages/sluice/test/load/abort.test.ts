@@ -116,6 +116,7 @@ describe('abort while the GPU is awaited', { timeout: 60_000 }, () => {
         if (message.type === 'open') {
           say({
             type: 'opened',
+            reservedBytes: 0,
             manifest: { format: 'gguf', metadata: {}, files: [], tensors: [] },
           });
         } else if (message.type === 'plan') {

@@ -109,7 +109,8 @@ describe('loadInWorker()', { timeout: 60_000 }, () => {
       model.provide(new TextEncoder().encode(json), undefined);
       let held = 0;
       const worker = new FakeWorker((message) => {
-        if (message.type === 'open') worker.say({ type: 'opened', manifest: model.manifest() });
+        if (message.type === 'open')
+          worker.say({ type: 'opened', reservedBytes: 0, manifest: model.manifest() });
         if (message.type !== 'plan') return;
         const { connections, chunkBytes, slots, slotBytes, scratchBytes } = model.plan(
           message.options,
@@ -132,9 +133,10 @@ describe('loadInWorker()', { timeout: 60_000 }, () => {
   test("a callback that throws after the worker's last upload leaves no buffer", async () => {
     const buffers = trackBuffers(device);
     const worker = new FakeWorker((message) => {
-      if (message.type === 'open') worker.say({ type: 'opened', manifest: MANIFEST });
+      if (message.type === 'open')
+        worker.say({ type: 'opened', reservedBytes: 0, manifest: MANIFEST });
       else if (message.type === 'plan') worker.say({ type: 'planned', plan: PLAN });
-      else void upload(message.port);
+      else if (message.type === 'run') void upload(message.port);
     });
     async function upload(port: MessagePort): Promise<void> {
       const sink = new RemoteSink(port);

@@ -1,0 +1,39 @@
+/** Blocks of memory on their way to the store: a fixed number, so that a slow disk slows the download and not the page. */
+export class BlockPool {
+  readonly blockBytes: number;
+  #left: number;
+  readonly #idle: ArrayBuffer[] = [];
+  readonly #waiting: ((block: ArrayBuffer | undefined) => void)[] = [];
+  #closed = false;
+
+  /** At most `nbytes` bytes in all, in at least two blocks. */
+  constructor(nbytes: number) {
+    this.blockBytes = Math.max(Math.min(2 ** 20, nbytes / 4), 2 ** 16) & ~0xffff;
+    this.#left = Math.max(Math.floor(nbytes / this.blockBytes), 2);
+  }
+
+  /** The next free block; undefined once the pool is closed. */
+  async take(): Promise<ArrayBuffer | undefined> {
+    if (this.#closed) return undefined;
+    const idle = this.#idle.pop();
+    if (idle) return idle;
+    if (this.#left > 0) {
+      this.#left--;
+      return new ArrayBuffer(this.blockBytes);
+    }
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  give(block: ArrayBuffer): void {
+    if (this.#closed) return;
+    const next = this.#waiting.shift();
+    if (next) next(block);
+    else this.#idle.push(block);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#idle.length = 0;
+    for (const wake of this.#waiting.splice(0)) wake(undefined);
+  }
+}

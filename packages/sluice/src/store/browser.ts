@@ -1,0 +1,101 @@
+import { SluiceError } from '../errors.js';
+import { startScript } from '../start_worker.js';
+import { webLocks } from './locks.js';
+import { opfsRoot } from './opfs.js';
+import type { StorePlatform } from './platform.js';
+import type { Port } from './remote_io.js';
+
+/** The store's root in the origin private file system, unless the caller names another. */
+export const DEFAULT_ROOT = 'sluice';
+
+let compiled: Promise<WebAssembly.Module> | undefined;
+
+/** The store's wasm lies beside the package's JavaScript; compiled once a thread, and again after a failure. */
+function storeModule(): Promise<WebAssembly.Module> {
+  const { href } = new URL('../sluice_store.wasm', import.meta.url);
+  compiled ??= WebAssembly.compileStreaming(fetch(href)).catch((cause: unknown) => {
+    compiled = undefined;
+    throw new SluiceError('internal', `${href} does not load: ${String(cause)}`, {
+      file: href,
+      hint: "serve it beside the package's JavaScript, with the type application/wasm",
+      cause,
+    });
+  });
+  return compiled;
+}
+
+/** The store of this browser. Rejects with `io` where there is none: private windows, old browsers, plain http. */
+export async function browserPlatform(root: string = DEFAULT_ROOT): Promise<StorePlatform> {
+  if (!('locks' in navigator)) {
+    throw new SluiceError('io', 'this browser has no Web Locks here', {
+      hint: 'they need a secure context: https, or localhost',
+    });
+  }
+  const folder = await opfsRoot(root);
+  const ownFiles = 'createSyncAccessHandle' in FileSystemFileHandle.prototype;
+  const sharedFiles = ownFiles ? await canShare(root) : true;
+  return {
+    place: { root },
+    locks: webLocks(),
+    ownFiles,
+    sharedFiles,
+    // A thread that cannot try whether files can be shared has one worker for them all
+    threads: !ownFiles ? 1 : navigator.hardwareConcurrency >= 8 ? 3 : 2,
+    module: storeModule,
+    openRoot: () => Promise.resolve(folder),
+    startWorker,
+    async free() {
+      const { quota, usage } = await navigator.storage.estimate();
+      return quota === undefined || usage === undefined ? undefined : Math.max(quota - usage, 0);
+    },
+  };
+}
+
+const shared = new Map<string, Promise<boolean>>();
+
+/** Whether this browser lets two handles be open on one file (the mode 'readwrite-unsafe'). */
+function canShare(root: string): Promise<boolean> {
+  let known = shared.get(root);
+  if (!known) {
+    known = opfsRoot(root).then(async (folder) => {
+      const name = `probe-${crypto.randomUUID()}`;
+      const first = await folder.file(name, true);
+      try {
+        (await folder.file(name, false)).close();
+        return true;
+      } catch {
+        return false;
+      } finally {
+        first.close();
+        await folder.remove(name);
+      }
+    });
+    shared.set(root, known);
+    known.catch(() => shared.delete(root));
+  }
+  return known;
+}
+
+async function startWorker(): Promise<Port> {
+  const worker = await startScript(
+    () => new Worker(new URL('./store_worker.js', import.meta.url), { type: 'module' }),
+  );
+  return {
+    postMessage(message, transfer = []) {
+      worker.postMessage(message, transfer);
+    },
+    onMessage(listener) {
+      worker.addEventListener('message', ({ data }: MessageEvent<unknown>) => {
+        listener(data);
+      });
+    },
+    onFailure(listener) {
+      worker.addEventListener('error', ({ message }) => {
+        listener(message || 'it could not be started');
+      });
+    },
+    terminate() {
+      worker.terminate();
+    },
+  };
+}

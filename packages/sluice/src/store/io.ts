@@ -1,0 +1,206 @@
+import { SluiceError } from '../errors.js';
+import type { StoreFolder, SyncFile } from './files.js';
+import type { Digest, RunningDigest, StoreModule } from './store_module.js';
+
+/**
+ * What is done with a stored model's files. In the calling thread (LocalIo) or in a worker (remote_io.ts). Files
+ * are named as in the folder: data files '0', '1', … Offsets and counts are bytes.
+ */
+export interface StoreIo {
+  /** Makes a file `nbytes` long, and the quota's share with it. */
+  resize(file: string, nbytes: number): Promise<void>;
+  /**
+   * Writes the first `nbytes` bytes of `block` at `at` and digests them, behind what `writer` has written before.
+   * The block is handed over and comes back.
+   */
+  write(
+    writer: number,
+    file: string,
+    at: number,
+    block: ArrayBuffer,
+    nbytes: number,
+  ): Promise<ArrayBuffer>;
+  /** The digest of what `writer` has written since it last ended. */
+  end(writer: number): Promise<Digest>;
+  /** The digest of bytes [begin, end); undefined where the file is shorter. */
+  digest(file: string, begin: number, end: number): Promise<Digest | undefined>;
+  /** The checksum of a whole file of `nbytes` bytes, in lower-case hexadecimal digits. */
+  checksum(file: string, nbytes: number, algorithm: 'md5' | 'sha256'): Promise<string>;
+  /** Reads into `block`, which is handed over and comes back, at most `nbytes` bytes. */
+  read(
+    file: string,
+    at: number,
+    block: ArrayBuffer,
+    nbytes: number,
+  ): Promise<{ block: ArrayBuffer; nbytes: number }>;
+  /** Reads `rowBytes` bytes at `begin + row * rowBytes` for each row, one behind the other. */
+  rows(
+    file: string,
+    begin: number,
+    rowBytes: number,
+    rows: Uint32Array<ArrayBuffer>,
+  ): Promise<Uint8Array<ArrayBuffer>>;
+  /** Makes `bytes` the end of a file, from offset `at` on; what was behind is cut off. */
+  append(file: string, at: number, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
+  /** Has the system write what is still in its memory. */
+  flush(): Promise<void>;
+  /** Closes every file. Never rejects. */
+  close(): Promise<void>;
+}
+
+/** How much of a file is held for a checksum. */
+const CHECKSUM_BYTES = 1024 * 1024;
+
+/** Carries out the operations at once, in the thread that calls. */
+export class LocalIo implements StoreIo {
+  readonly #folder: StoreFolder;
+  readonly #module: StoreModule;
+  readonly #files = new Map<string, Promise<SyncFile>>();
+  /** A writer's digest, and its last write, which may still wait for the file to be opened. */
+  readonly #writers = new Map<number, { digest: RunningDigest; last: Promise<unknown> }>();
+  #reader: RunningDigest | undefined;
+
+  constructor(folder: StoreFolder, module: StoreModule) {
+    this.#folder = folder;
+    this.#module = module;
+  }
+
+  /** A file of the folder, made where it is not there; closed by close(). */
+  file(name: string): Promise<SyncFile> {
+    let file = this.#files.get(name);
+    if (!file) {
+      file = this.#folder.file(name, true);
+      this.#files.set(name, file);
+      file.catch(() => this.#files.delete(name));
+    }
+    return file;
+  }
+
+  async resize(name: string, nbytes: number): Promise<void> {
+    const file = await this.file(name);
+    if (file.size() !== nbytes) file.truncate(nbytes);
+  }
+
+  write(
+    writer: number,
+    name: string,
+    at: number,
+    block: ArrayBuffer,
+    nbytes: number,
+  ): Promise<ArrayBuffer> {
+    let state = this.#writers.get(writer);
+    if (!state) {
+      state = { digest: this.#module.hash(), last: Promise.resolve() };
+      this.#writers.set(writer, state);
+    }
+    const { digest, last } = state;
+    const written = Promise.all([this.file(name), last]).then(([file]) => {
+      const bytes = new Uint8Array(block, 0, nbytes);
+      digest.update(bytes);
+      file.write(bytes, at);
+      return block;
+    });
+    state.last = written;
+    return written;
+  }
+
+  async end(writer: number): Promise<Digest> {
+    const state = this.#writers.get(writer);
+    if (!state) throw new SluiceError('internal', `writer ${writer} has written nothing`);
+    this.#writers.delete(writer);
+    try {
+      await state.last;
+      return state.digest.finish();
+    } finally {
+      state.digest.free();
+    }
+  }
+
+  async digest(name: string, begin: number, end: number): Promise<Digest | undefined> {
+    const file = await this.file(name);
+    const digest = (this.#reader ??= this.#module.hash());
+    let whole = true;
+    for (let at = begin; at < end && whole;) {
+      const window = digest.window(end - at);
+      whole = file.read(window, at) === window.byteLength;
+      digest.take(window.byteLength);
+      at += window.byteLength;
+    }
+    const result = digest.finish();
+    return whole ? result : undefined;
+  }
+
+  async checksum(name: string, nbytes: number, algorithm: 'md5' | 'sha256'): Promise<string> {
+    const file = await this.file(name);
+    const { createChecksum } = await import('./checksum.js');
+    const checksum = await createChecksum(algorithm);
+    const bytes = new Uint8Array(Math.min(CHECKSUM_BYTES, nbytes));
+    for (let at = 0; at < nbytes;) {
+      const part = bytes.subarray(0, nbytes - at);
+      const count = file.read(part, at);
+      if (count === 0) throw shortFile(name, nbytes, at);
+      checksum.update(part.subarray(0, count));
+      at += count;
+    }
+    return checksum.digest();
+  }
+
+  async read(
+    name: string,
+    at: number,
+    block: ArrayBuffer,
+    nbytes: number,
+  ): Promise<{ block: ArrayBuffer; nbytes: number }> {
+    const file = await this.file(name);
+    return { block, nbytes: file.read(new Uint8Array(block, 0, nbytes), at) };
+  }
+
+  async rows(
+    name: string,
+    begin: number,
+    rowBytes: number,
+    rows: Uint32Array<ArrayBuffer>,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    const file = await this.file(name);
+    const bytes = new Uint8Array(rows.length * rowBytes);
+    rows.forEach((row, index) => {
+      const part = bytes.subarray(index * rowBytes, (index + 1) * rowBytes);
+      const at = begin + row * rowBytes;
+      if (file.read(part, at) !== rowBytes) throw shortFile(name, at + rowBytes, file.size());
+    });
+    return bytes;
+  }
+
+  async append(name: string, at: number, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    const file = await this.file(name);
+    if (file.size() > at) file.truncate(at);
+    file.write(bytes, at);
+  }
+
+  async flush(): Promise<void> {
+    for (const file of this.#files.values()) (await file).flush();
+  }
+
+  async close(): Promise<void> {
+    const files = [...this.#files.values()];
+    this.#files.clear();
+    for (const { digest } of this.#writers.values()) digest.free();
+    this.#writers.clear();
+    for (const file of files) {
+      await file.then(
+        (open) => {
+          open.close();
+        },
+        () => undefined,
+      );
+    }
+  }
+}
+
+function shortFile(name: string, expected: number, actual: number): SluiceError {
+  return new SluiceError(
+    'store_corrupt',
+    `stored file ${name} has ${actual} bytes where ${expected} were stored`,
+    { file: name, expected, actual, hint: 'Load the model again: what is missing is fetched.' },
+  );
+}

@@ -1,0 +1,244 @@
+import { SluiceError } from '../errors.js';
+import type { StoreFolder } from './files.js';
+import type { StorePlatform } from './platform.js';
+import { JOURNAL, lockName, MAX_JOURNAL_BYTES, ModelSession } from './session.js';
+import { StoreModule, type StoredModelInfo } from './store_module.js';
+
+/** What the store has of one model. */
+export interface StoredModelEntry {
+  /** Where it was loaded from: the URL, or the key that the caller gave. */
+  readonly key: string;
+  /** A load has completed from it, so that the next needs no network. */
+  readonly complete: boolean;
+  /** Bytes that are known to be right, until looked at again. */
+  readonly storedBytes: number;
+  /** Bytes of the files that are known of it, stored or not. */
+  readonly totalBytes: number;
+  readonly createdAt: Date;
+  readonly usedAt: Date;
+  readonly files: readonly { path: string; nbytes: number | undefined; storedBytes: number }[];
+}
+
+/** Bytes on their way into or out of the store while files are exported and imported. */
+const COPY_BYTES = 4 * 2 ** 20;
+/** Left free beside what is stored: the journal, and what the estimate does not know. */
+const SPARE_BYTES = 8 * 2 ** 20;
+
+/** The models stored on this device, shared by everything of one origin, or of one folder in Node. */
+export class ModelStore {
+  readonly platform: StorePlatform;
+
+  constructor(platform: StorePlatform) {
+    this.platform = platform;
+  }
+
+  /** Every stored model, the most recently used first. */
+  async models(): Promise<StoredModelEntry[]> {
+    const found = await this.#all();
+    return found.map(({ info }) => entryOf(info)).sort((a, b) => +b.usedAt - +a.usedAt);
+  }
+
+  /** Bytes stored of all models, and bytes that can still be stored, where that is known. */
+  async usage(): Promise<{ storedBytes: number; freeBytes: number | undefined }> {
+    const models = await this.models();
+    return {
+      storedBytes: models.reduce((sum, { storedBytes }) => sum + storedBytes, 0),
+      freeBytes: await this.platform.free(),
+    };
+  }
+
+  /** Removes a model. False where it is in use, here or in another tab; true also where there was none. */
+  async delete(key: string): Promise<boolean> {
+    const module = await StoreModule.create(await this.platform.module());
+    return this.#remove(module.folderName(key));
+  }
+
+  /** Removes everything that is not in use; gives the keys of what stayed. */
+  async clear(): Promise<string[]> {
+    const kept: string[] = [];
+    for (const { name, info } of await this.#all()) {
+      if (!(await this.#remove(name))) kept.push(info.key);
+    }
+    return kept;
+  }
+
+  /**
+   * Sees to it that `nbytes` bytes can be stored beside what is there: removes models, the least recently used first
+   * and none in use. Gives why they cannot, or undefined.
+   */
+  async makeRoom(nbytes: number): Promise<SluiceError | undefined> {
+    const needed = nbytes + SPARE_BYTES;
+    let free = await this.platform.free();
+    if (free === undefined || free >= needed) return undefined;
+    const candidates = (await this.#all()).sort((a, b) => a.info.used_ms - b.info.used_ms);
+    for (const { name } of candidates) {
+      if (!(await this.#remove(name))) continue;
+      free = (await this.platform.free()) ?? Infinity;
+      if (free >= needed) return undefined;
+    }
+    return new SluiceError(
+      'quota_exceeded',
+      `the model needs ${nbytes} more bytes in the local store, and there is room for ${free}`,
+      {
+        expected: needed,
+        actual: free,
+        hint: 'It loads, and is not kept. Free space on this device, or delete stored models.',
+      },
+    );
+  }
+
+  /** One load's use of a model; see ModelSession.open(). */
+  session(
+    key: string,
+    options: { poolBytes: number; signal?: AbortSignal | undefined },
+  ): Promise<ModelSession> {
+    return ModelSession.open(this.platform, key, options);
+  }
+
+  /**
+   * Copies a model's files into a folder, under their own names, where any loader finds them. Rejects with
+   * `not_found` where it is not stored, or not completely, and with `store_corrupt` where it is damaged.
+   */
+  async exportTo(key: string, target: FileTarget): Promise<void> {
+    const session = await this.session(key, { poolBytes: COPY_BYTES });
+    try {
+      const { files } = session.snapshot();
+      const missing = files.find(({ complete }) => !complete);
+      if (files.length === 0 || missing) {
+        throw new SluiceError(
+          'not_found',
+          missing
+            ? `${missing.path}: ${missing.stored_bytes} of ${missing.nbytes ?? 'unknown'} bytes are stored of it`
+            : `the model ${key} is not stored`,
+          { ...(missing ? { file: missing.path } : {}), hint: 'Load it first, all of it.' },
+        );
+      }
+      for (const { path, nbytes } of files) {
+        const writer = await target.create(path);
+        try {
+          for (let at = 0; at < (nbytes ?? 0);) {
+            const run = session.find(path, at);
+            if (!run.stored || !(await session.verify(path, run))) {
+              throw new SluiceError(
+                'store_corrupt',
+                `${path}: the stored bytes at ${at} are damaged`,
+                {
+                  file: path,
+                  hint: 'Load the model again: what is missing is fetched.',
+                },
+              );
+            }
+            const stored = await session.bytes(path, at, run.end);
+            const bytes = stored instanceof Uint8Array ? stored : new Uint8Array(stored.byteLength);
+            if (!(stored instanceof Uint8Array)) stored.readInto(bytes, 0);
+            await writer.write(bytes);
+            at += bytes.byteLength;
+          }
+        } finally {
+          await writer.close();
+        }
+      }
+    } finally {
+      await session.close();
+    }
+  }
+
+  /** Stores the files of a model under a key, as if it had been loaded from there. */
+  async importFrom(key: string, files: AsyncIterable<{ path: string; file: Blob }>): Promise<void> {
+    const session = await this.session(key, { poolBytes: COPY_BYTES });
+    try {
+      if (!(await session.writable())) throw new SluiceError('io', 'nothing can be stored here');
+      for await (const { path, file } of files) {
+        session.drop(path);
+        session.learn(path, file.size, { etag: '', lastModified: '' });
+        const writer = await session.writer(path);
+        for (let at = 0; writer && at < file.size; at += COPY_BYTES) {
+          await writer.write(
+            new Uint8Array(await file.slice(at, at + COPY_BYTES).arrayBuffer()),
+            at,
+          );
+        }
+        if (writer) session.ended(writer);
+      }
+      await session.finish([]);
+      const { problem } = session.report;
+      if (problem !== undefined) throw new SluiceError('quota_exceeded', problem);
+    } finally {
+      await session.close();
+    }
+  }
+
+  async #all(): Promise<{ name: string; info: StoredModelInfo }[]> {
+    const module = await StoreModule.create(await this.platform.module());
+    const models = await this.#models();
+    const found: { name: string; info: StoredModelInfo }[] = [];
+    for (const { name, kind } of await models.entries()) {
+      if (kind !== 'folder') continue;
+      const journal = await (await models.folder(name, false)).peek(JOURNAL, MAX_JOURNAL_BYTES);
+      try {
+        const { model } = module.replay(journal ?? new Uint8Array());
+        found.push({ name, info: model.snapshot() });
+        model.free();
+      } catch {
+        // Being made, or damaged: it takes room, and is known by no other name
+        found.push({ name, info: unknownModel(name) });
+      }
+    }
+    return found;
+  }
+
+  async #models(): Promise<StoreFolder> {
+    return (await this.platform.openRoot()).folder('models', true);
+  }
+
+  async #remove(name: string): Promise<boolean> {
+    const { locks, place } = this.platform;
+    const release = await locks.take(lockName(place.root, name, 'use'), 'exclusive', {
+      wait: false,
+    });
+    if (!release) return false;
+    try {
+      await (await this.#models()).remove(name);
+      return true;
+    } finally {
+      release();
+    }
+  }
+}
+
+/** Where exported files go. */
+export interface FileTarget {
+  create(path: string): Promise<{
+    write(bytes: Uint8Array): Promise<void>;
+    close(): Promise<void>;
+  }>;
+}
+
+function entryOf(info: StoredModelInfo): StoredModelEntry {
+  const files = info.files.map(({ path, nbytes, stored_bytes: storedBytes }) => ({
+    path,
+    nbytes: nbytes ?? undefined,
+    storedBytes,
+  }));
+  return {
+    key: info.key,
+    complete: info.loaded_ms !== null,
+    storedBytes: info.stored_bytes,
+    totalBytes: files.reduce((sum, file) => sum + (file.nbytes ?? file.storedBytes), 0),
+    createdAt: new Date(info.created_ms),
+    usedAt: new Date(info.used_ms),
+    files,
+  };
+}
+
+function unknownModel(name: string): StoredModelInfo {
+  return {
+    key: name,
+    created_ms: 0,
+    used_ms: 0,
+    loaded_ms: null,
+    stored_bytes: 0,
+    journal_bytes: 0,
+    files: [],
+  };
+}

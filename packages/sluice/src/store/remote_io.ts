@@ -1,0 +1,222 @@
+import { asSluiceError, SluiceError, type ErrorCode, type ErrorDetails } from '../errors.js';
+import type { StoreFolder } from './files.js';
+import { LocalIo, type StoreIo } from './io.js';
+import { StoreModule, type Digest } from './store_module.js';
+
+/** The store's folder as a worker can be told of it: a name in the browser's file system, or a path of the disk. */
+export interface StorePlace {
+  readonly root: string;
+}
+
+/** Where messages go and come from: a worker, or a worker's own scope. */
+export interface Port {
+  postMessage(message: unknown, transfer?: ArrayBuffer[]): void;
+  onMessage(listener: (message: unknown) => void): void;
+  /** The other side failed as a whole. */
+  onFailure(listener: (reason: string) => void): void;
+  /** Ends the other side; what it was doing is lost. */
+  terminate(): void;
+}
+
+type Method = Exclude<keyof StoreIo, 'close'>;
+
+type Request =
+  | { id: number; open: { module: WebAssembly.Module; place: StorePlace; folder: string } }
+  | { id: number; method: Method; args: unknown[] }
+  | { id: number; close: true };
+
+type Answer =
+  | { id: number; value: unknown }
+  | { id: number; error: ErrorDetails & { code: ErrorCode; message: string } };
+
+/** The worker's half: carries out what it is asked on one model's folder. */
+export function serveIo(port: Port, openRoot: (place: StorePlace) => Promise<StoreFolder>): void {
+  let io: Promise<LocalIo> | undefined;
+
+  async function answer(request: Request): Promise<unknown> {
+    if ('open' in request) {
+      const { module, place, folder } = request.open;
+      io = Promise.all([openModelFolder(openRoot, place, folder), StoreModule.create(module)]).then(
+        ([opened, instance]) => new LocalIo(opened, instance),
+      );
+      await io;
+      return undefined;
+    }
+    if (!io) throw new SluiceError('internal', 'the store worker has no folder');
+    const local = await io;
+    if ('close' in request) return local.close();
+    const { method, args } = request;
+    return (local[method] as (...all: unknown[]) => Promise<unknown>).apply(local, args);
+  }
+
+  port.onMessage((message) => {
+    const request = message as Request;
+    answer(request).then(
+      (value) => {
+        port.postMessage({ id: request.id, value } satisfies Answer, transferables(value));
+      },
+      (error: unknown) => {
+        port.postMessage({
+          id: request.id,
+          error: asSluiceError(error).toJSON(),
+        } satisfies Answer);
+      },
+    );
+  });
+}
+
+/** The folder of one model below the store's root, made where it is not there. */
+export async function openModelFolder(
+  openRoot: (place: StorePlace) => Promise<StoreFolder>,
+  place: StorePlace,
+  folder: string,
+): Promise<StoreFolder> {
+  const models = await (await openRoot(place)).folder('models', true);
+  return models.folder(folder, true);
+}
+
+/** The operations in a worker. */
+export class RemoteIo implements StoreIo {
+  readonly #port: Promise<Port>;
+  readonly #waiting = new Map<
+    number,
+    { resolve: (value: unknown) => void; reject: (error: unknown) => void }
+  >();
+  #next = 1;
+  #failed: SluiceError | undefined;
+
+  /** Opens a model's folder in a worker; what is asked meanwhile waits there, and fails where that fails. */
+  constructor(
+    started: Promise<Port>,
+    module: WebAssembly.Module,
+    place: StorePlace,
+    folder: string,
+  ) {
+    this.#port = started.then((port) => {
+      port.onMessage((message) => {
+        this.#answered(message as Answer);
+      });
+      port.onFailure((reason) => {
+        this.#failedWorker(reason);
+      });
+      return port;
+    });
+    this.#port.catch((error: unknown) => {
+      this.#failedWorker(asSluiceError(error).message);
+    });
+    this.#ask({ id: this.#next++, open: { module, place, folder } }).catch((error: unknown) => {
+      this.#fail(asSluiceError(error));
+    });
+  }
+
+  async resize(file: string, nbytes: number): Promise<void> {
+    await this.#call('resize', [file, nbytes]);
+  }
+
+  async write(
+    writer: number,
+    file: string,
+    at: number,
+    block: ArrayBuffer,
+    nbytes: number,
+  ): Promise<ArrayBuffer> {
+    const back = await this.#call('write', [writer, file, at, block, nbytes], [block]);
+    return back as ArrayBuffer;
+  }
+
+  async end(writer: number): Promise<Digest> {
+    return (await this.#call('end', [writer])) as Digest;
+  }
+
+  async digest(file: string, begin: number, end: number): Promise<Digest | undefined> {
+    return (await this.#call('digest', [file, begin, end])) as Digest | undefined;
+  }
+
+  async checksum(file: string, nbytes: number, algorithm: 'md5' | 'sha256'): Promise<string> {
+    return (await this.#call('checksum', [file, nbytes, algorithm])) as string;
+  }
+
+  async read(
+    file: string,
+    at: number,
+    block: ArrayBuffer,
+    nbytes: number,
+  ): Promise<{ block: ArrayBuffer; nbytes: number }> {
+    const answer = await this.#call('read', [file, at, block, nbytes], [block]);
+    return answer as { block: ArrayBuffer; nbytes: number };
+  }
+
+  async rows(
+    file: string,
+    begin: number,
+    rowBytes: number,
+    rows: Uint32Array<ArrayBuffer>,
+  ): Promise<Uint8Array<ArrayBuffer>> {
+    return (await this.#call('rows', [file, begin, rowBytes, rows])) as Uint8Array<ArrayBuffer>;
+  }
+
+  async append(file: string, at: number, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    await this.#call('append', [file, at, bytes], [bytes.buffer]);
+  }
+
+  async flush(): Promise<void> {
+    await this.#call('flush', []);
+  }
+
+  async close(): Promise<void> {
+    await this.#ask({ id: this.#next++, close: true }).catch(() => undefined);
+    this.#fail(new SluiceError('aborted', 'the store was closed'));
+    void this.#port.then(
+      (port) => {
+        port.terminate();
+      },
+      () => undefined,
+    );
+  }
+
+  #call(method: Method, args: unknown[], transfer: ArrayBuffer[] = []): Promise<unknown> {
+    return this.#ask({ id: this.#next++, method, args }, transfer);
+  }
+
+  #ask(request: Request, transfer: ArrayBuffer[] = []): Promise<unknown> {
+    if (this.#failed) return Promise.reject(this.#failed);
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(request.id, { resolve, reject });
+      this.#port.then(
+        (port) => {
+          port.postMessage(request, transfer);
+        },
+        () => undefined, // everything that waits has been told
+      );
+    });
+  }
+
+  #answered(answer: Answer): void {
+    const waiting = this.#waiting.get(answer.id); // none for the worker's word that it is ready
+    this.#waiting.delete(answer.id);
+    if ('error' in answer) {
+      const { code, message, ...details } = answer.error;
+      waiting?.reject(new SluiceError(code, message, details));
+    } else {
+      waiting?.resolve(answer.value);
+    }
+  }
+
+  #failedWorker(reason: string): void {
+    this.#fail(new SluiceError('io', `the store's worker failed: ${reason}`));
+  }
+
+  #fail(error: SluiceError): void {
+    this.#failed ??= error;
+    for (const { reject } of this.#waiting.values()) reject(this.#failed);
+    this.#waiting.clear();
+  }
+}
+
+/** What of an answer is handed over instead of copied. */
+function transferables(value: unknown): ArrayBuffer[] {
+  if (value instanceof ArrayBuffer) return [value];
+  if (value instanceof Uint8Array && value.buffer instanceof ArrayBuffer) return [value.buffer];
+  const { block } = (value ?? {}) as { block?: unknown };
+  return block instanceof ArrayBuffer ? [block] : [];
+}

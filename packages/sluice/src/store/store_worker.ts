@@ -1,0 +1,27 @@
+/** The store's worker in the browser: reads, writes and digests. The package starts it; nobody else needs to. */
+import { opfsRoot } from './opfs.js';
+import { serveIo } from './remote_io.js';
+
+/** A dedicated worker's global scope, as far as it is used here. */
+interface WorkerScope {
+  postMessage(message: unknown, transfer: ArrayBuffer[]): void;
+  addEventListener(type: 'message', listener: (event: MessageEvent<unknown>) => void): void;
+}
+const scope = globalThis as unknown as WorkerScope;
+
+serveIo(
+  {
+    postMessage(message, transfer = []) {
+      scope.postMessage(message, transfer);
+    },
+    onMessage(listener) {
+      scope.addEventListener('message', ({ data }) => {
+        listener(data);
+      });
+    },
+    onFailure: () => undefined,
+    terminate: () => undefined,
+  },
+  ({ root }) => opfsRoot(root),
+);
+scope.postMessage({ type: 'ready' }, []);

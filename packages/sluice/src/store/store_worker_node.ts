@@ -1,0 +1,21 @@
+/** The store's worker in Node. */
+import { parentPort } from 'node:worker_threads';
+import { diskRoot } from './disk.js';
+import { serveIo } from './remote_io.js';
+
+const port = parentPort;
+if (port === null) throw new Error('this module is a worker');
+
+serveIo(
+  {
+    postMessage(message, transfer = []) {
+      port.postMessage(message, transfer);
+    },
+    onMessage(listener) {
+      port.on('message', listener);
+    },
+    onFailure: () => undefined,
+    terminate: () => undefined,
+  },
+  ({ root }) => diskRoot(root),
+);

@@ -1,0 +1,224 @@
+import { asSluiceError, SluiceError } from '../errors.js';
+import type {
+  ByteStream,
+  ModelSource,
+  ModelStream,
+  Source,
+  StoredBytes,
+} from '../sources/source.js';
+import type { ExtentWriter } from './extent_writer.js';
+import type { ModelSession } from './session.js';
+
+const NO_VALIDATORS = { etag: '', lastModified: '' };
+
+/**
+ * A source in front of another: what is stored comes from the store, verified; what is not comes from `origin` and is
+ * stored as it passes.
+ */
+export class StoredSource implements ModelSource {
+  readonly hint: string | undefined;
+  readonly #session: ModelSession;
+  readonly #origin: Source;
+  /** The manifest is being read: files that a completed load did not have are not there. */
+  #opening = true;
+
+  constructor(session: ModelSession, origin: Source) {
+    this.#session = session;
+    this.#origin = origin;
+    this.hint = origin.hint;
+  }
+
+  /** The manifest is read; from now on files are its own. */
+  opened(): void {
+    this.#opening = false;
+  }
+
+  describe(path: string): string {
+    return this.#origin.describe(path);
+  }
+
+  async open(path: string, begin: number, end: number | undefined): Promise<ModelStream> {
+    const session = this.#session;
+    if (this.#opening && session.loaded && !session.has(path)) {
+      const file = this.describe(path);
+      throw new SluiceError('not_found', `${file}: no such file when the model was stored`, {
+        file,
+      });
+    }
+    // Whoever has to fetch does so alone
+    if (!session.loaded) await session.writable();
+    if (session.mustValidate(path)) await this.#validate(path);
+    const stream = new StoredStream(session, this.#origin, path, begin, end);
+    await stream.start();
+    return stream;
+  }
+
+  /** Asks for a byte of the file, to learn which version the server has. */
+  async #validate(path: string): Promise<void> {
+    try {
+      const stream = await this.#origin.open(path, 0, 1);
+      stream.cancel();
+      this.#session.learn(path, stream.fileBytes, stream.validators ?? NO_VALIDATORS);
+    } catch (cause) {
+      const error = asSluiceError(cause);
+      if (error.code === 'not_found') this.#session.drop(path);
+      if (error.code !== 'range_out_of_bounds') throw error;
+      this.#session.learn(path, 0, NO_VALIDATORS); // an empty file has no first byte
+    }
+  }
+
+  close(): void {
+    this.#origin.close();
+  }
+}
+
+/** One range, from the store where it is there and else from the origin. */
+class StoredStream implements ModelStream {
+  begin: number;
+  ranged = true;
+  readonly #session: ModelSession;
+  readonly #origin: Source;
+  readonly #path: string;
+  readonly #end: number | undefined;
+  /** Offset of the next byte given. */
+  #at: number;
+  #given = false;
+  #cancelled = false;
+  /** The origin came to an end, its own or that of a range. */
+  #ended = false;
+  #inner: ByteStream | undefined;
+  /** Offset of the next byte that the origin gives. */
+  #innerAt = 0;
+  #writer: ExtentWriter | undefined;
+
+  constructor(
+    session: ModelSession,
+    origin: Source,
+    path: string,
+    begin: number,
+    end: number | undefined,
+  ) {
+    this.#session = session;
+    this.#origin = origin;
+    this.#path = path;
+    this.begin = begin;
+    this.#at = begin;
+    this.#end = end;
+  }
+
+  get fileBytes(): number | undefined {
+    return this.#inner?.fileBytes ?? this.#session.fileBytes(this.#path);
+  }
+
+  /** Opens the origin where the first byte is not stored, so that its errors are those of open(). */
+  async start(): Promise<void> {
+    if (!(await this.#stored())) await this.#openOrigin();
+  }
+
+  async read(): Promise<Uint8Array | StoredBytes | null> {
+    for (;;) {
+      if (this.#cancelled) throw new SluiceError('aborted', `${this.#path}: cancelled`);
+      if (this.#inner) {
+        const chunk = await this.#readOrigin(this.#inner);
+        if (chunk) return chunk;
+        continue;
+      }
+      const size = this.#session.fileBytes(this.#path);
+      const stop = Math.min(this.#end ?? Infinity, size ?? Infinity);
+      if (this.#at >= stop) return null;
+      const run = await this.#stored();
+      if (run) {
+        const end = Math.min(run.end, stop);
+        const bytes = await this.#session.bytes(this.#path, this.#at, end);
+        this.#at += bytes.byteLength;
+        this.#given = true;
+        return bytes;
+      }
+      // The origin ended, and how long the file is nobody says: that was all there is
+      if (this.#ended && size === undefined) return null;
+      await this.#openOrigin();
+    }
+  }
+
+  cancel(): void {
+    this.#cancelled = true;
+    this.#leaveOrigin();
+  }
+
+  /** The verified extent in which the next byte lies, or undefined. */
+  async #stored(): Promise<{ end: number } | undefined> {
+    const size = this.#session.fileBytes(this.#path);
+    if (size !== undefined && this.#at >= size) return undefined;
+    const run = this.#session.find(this.#path, this.#at);
+    return run.stored && (await this.#session.verify(this.#path, run)) ? run : undefined;
+  }
+
+  async #openOrigin(): Promise<void> {
+    // Another load may have stored it while this one waited to be the writer
+    if ((await this.#session.writable()) && (await this.#stored())) return;
+    const path = this.#path;
+    const gap = this.#session.find(path, this.#at);
+    const gapEnd = Math.min(gap.end, this.#end ?? Infinity);
+    const inner = await this.#origin.open(path, this.#at, gapEnd === Infinity ? undefined : gapEnd);
+    if (this.#hasBeenCancelled()) {
+      inner.cancel();
+      throw new SluiceError('aborted', `${path}: cancelled`);
+    }
+    this.#inner = inner;
+    this.#innerAt = inner.begin;
+    try {
+      this.#session.learn(path, inner.fileBytes, inner.validators ?? NO_VALIDATORS);
+      this.#writer = await this.#session.writer(path);
+    } catch (error) {
+      this.#leaveOrigin();
+      throw error;
+    }
+    if (this.#given) return;
+    // The reader knows how to skip; and it must know that ranges are not to be had
+    this.begin = inner.begin;
+    this.#at = inner.begin;
+    this.ranged = inner.ranged;
+  }
+
+  #hasBeenCancelled(): boolean {
+    return this.#cancelled;
+  }
+
+  /** The origin's next bytes that are wanted; undefined where it has ended, or gave only what was given already. */
+  async #readOrigin(inner: ByteStream): Promise<Uint8Array | undefined> {
+    let chunk: Uint8Array | null;
+    try {
+      chunk = await inner.read();
+    } catch (error) {
+      this.#leaveOrigin();
+      if (error instanceof SluiceError && error.code === 'source_changed') {
+        this.#session.drop(this.#path);
+      }
+      throw error;
+    }
+    if (chunk === null) {
+      // A body whose length nobody had told has told it now
+      if (this.#end === undefined) {
+        this.#session.learn(this.#path, this.#innerAt, inner.validators ?? NO_VALIDATORS);
+      }
+      this.#leaveOrigin();
+      this.#ended = true;
+      return undefined;
+    }
+    const at = this.#innerAt;
+    this.#innerAt += chunk.byteLength;
+    if (this.#writer) await this.#writer.write(chunk, at);
+    if (this.#innerAt <= this.#at) return undefined;
+    const wanted = at < this.#at ? chunk.subarray(this.#at - at) : chunk;
+    this.#at = this.#innerAt;
+    this.#given = true;
+    return wanted;
+  }
+
+  #leaveOrigin(): void {
+    if (this.#writer) this.#session.ended(this.#writer);
+    this.#writer = undefined;
+    this.#inner?.cancel();
+    this.#inner = undefined;
+  }
+}
