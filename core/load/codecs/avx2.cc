@@ -82,13 +82,7 @@ struct Avx2 {
     return _mm256_blendv_epi8(rounded, quieted, nan);
   }
 
-  SLUICE_INLINE float scale_at(const std::byte* in) {
-    // By way of memory, out of which a broadcast is free: conversion and broadcast in registers
-    // take three turns of the one port that all shuffles need.
-    auto scale = std::bit_cast<float>(f32_from_f16(load_as<uint16_t>(in)));
-    asm("" : "+m"(scale));
-    return scale;
-  }
+  SLUICE_INLINE float scale_at(const std::byte* in) { return _cvtsh_ss(load_as<uint16_t>(in)); }
   SLUICE_INLINE __m256 floats_of(__m128i quants) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(quants));
   }

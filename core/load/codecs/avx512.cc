@@ -71,13 +71,7 @@ struct Avx512 {
         _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40)));
   }
 
-  SLUICE_INLINE float scale_at(const std::byte* in) {
-    // By way of memory, out of which a broadcast is free: conversion and broadcast in registers
-    // take three turns of the one port that all shuffles need.
-    auto scale = std::bit_cast<float>(f32_from_f16(load_as<uint16_t>(in)));
-    asm("" : "+m"(scale));
-    return scale;
-  }
+  SLUICE_INLINE float scale_at(const std::byte* in) { return _cvtsh_ss(load_as<uint16_t>(in)); }
   SLUICE_INLINE Floats scaled(Bytes16 quants, float scale) {
     const __m512i words = _mm512_cvtepi8_epi32(reinterpret_cast<__m128i>(quants));
     return _mm512_mul_ps(_mm512_set1_ps(scale), _mm512_cvtepi32_ps(words));
