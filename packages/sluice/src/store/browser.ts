@@ -93,7 +93,11 @@ async function startWorker(): Promise<Port> {
       worker.addEventListener('error', ({ message }) => {
         listener(message || 'it could not be started');
       });
+      worker.addEventListener('messageerror', () => {
+        listener('a message of it could not be read');
+      });
     },
+    hold: () => undefined, // a page waits for nobody
     terminate() {
       worker.terminate();
     },

@@ -1,6 +1,7 @@
 /** The store's folders on a disk, for Node. */
 import {
   closeSync,
+  constants,
   fstatSync,
   fsyncSync,
   ftruncateSync,
@@ -28,14 +29,9 @@ class DiskFolder implements StoreFolder {
 
   async file(name: string, create: boolean): Promise<SyncFile> {
     const path = join(this.#path, name);
-    return attempt(path, 'opened', () => {
-      try {
-        return new DiskFile(openSync(path, 'r+'), path);
-      } catch (error) {
-        if (!create || codeOf(error) !== 'ENOENT') throw error;
-        return new DiskFile(openSync(path, 'w+'), path);
-      }
-    });
+    // Never 'w+': another thread may have made the file, and written to it, a moment ago
+    const flags = constants.O_RDWR | (create ? constants.O_CREAT : 0);
+    return attempt(path, 'opened', () => new DiskFile(openSync(path, flags), path));
   }
 
   async folder(name: string, create: boolean): Promise<StoreFolder> {

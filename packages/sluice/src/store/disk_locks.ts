@@ -1,38 +1,62 @@
 /** Locks for Node: files that name the process which holds them, in the folder `locks` of the store. */
-import { mkdir, open, readdir, rm } from 'node:fs/promises';
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { mkdir, open, readdir, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SluiceError } from '../errors.js';
 import type { Locks, Release } from './locks.js';
 
 const POLL_MS = 50;
-let holders = 0;
+/** A holder touches its file so often. */
+const BEAT_MS = 2000;
+/** A file that was not touched for so long is nobody's, whatever the process that it names does. */
+const STALE_MS = 30_000;
 
 /**
- * Each holder has a file `<lock>.<mode>.<process id>.<number>`. Who wants the lock adds its own first and then looks
- * at the others': the file goes again where one is in the way. Files of processes that are gone count for nothing.
+ * Each holder has a file `<lock>.<mode>.<process>.<uuid>`. Who wants the lock adds its own first and then looks at the
+ * others': the file goes again where one is in the way. Files of processes that are gone count for nothing, and nor do
+ * those that nobody touches any more: of a thread that was ended, or from another machine or container, where the
+ * process's number says nothing. Should a process have slept for so long while it wrote, two write at once: what they
+ * store is then verified and, where it is torn, fetched again.
  */
 export function diskLocks(directory: string): Locks {
   const folder = join(directory, 'locks');
 
   async function attempt(lock: string, mode: string): Promise<Release | undefined> {
     await mkdir(folder, { recursive: true });
-    const own = `${lock}.${mode}.${process.pid}.${++holders}`;
+    const own = `${lock}.${mode}.${processName(process.pid)}.${randomUUID()}`;
     const file = join(folder, own);
-    await (await open(file, 'wx')).close();
-    for (const other of await readdir(folder)) {
-      const [name, itsMode, pid] = other.split('.');
-      if (name !== lock || other === own) continue;
-      if (!isRunning(Number(pid))) {
-        await rm(join(folder, other), { force: true });
-      } else if (mode === 'exclusive' || itsMode === 'exclusive') {
-        await rm(file, { force: true });
-        return undefined;
+    // What cannot be removed now goes stale
+    const remove = (path: string): Promise<void> =>
+      rm(path, { force: true }).catch(() => undefined);
+    try {
+      await (await open(file, 'wx')).close();
+      for (const other of await readdir(folder)) {
+        const [name, itsMode, holder = ''] = other.split('.');
+        if (name !== lock || other === own) continue;
+        if (await isStale(join(folder, other), holder)) {
+          await remove(join(folder, other));
+        } else if (mode === 'exclusive' || itsMode === 'exclusive') {
+          await remove(file);
+          return undefined;
+        }
       }
+    } catch (cause) {
+      await remove(file);
+      throw new SluiceError('io', `${folder}: no lock can be had there: ${String(cause)}`, {
+        file: folder,
+        cause,
+      });
     }
+    const beat = setInterval(() => {
+      const now = new Date();
+      utimes(file, now, now).catch(() => undefined);
+    }, BEAT_MS);
+    beat.unref();
     return () => {
-      void rm(file, { force: true });
+      clearInterval(beat);
+      void remove(file);
     };
   }
 
@@ -52,6 +76,27 @@ export function diskLocks(directory: string): Locks {
       }
     },
   };
+}
+
+async function isStale(file: string, holder: string): Promise<boolean> {
+  const [pid = ''] = holder.split('-');
+  if (!isRunning(Number(pid)) || processName(Number(pid)) !== holder) return true;
+  try {
+    return Date.now() - (await stat(file)).mtimeMs > STALE_MS;
+  } catch {
+    return true; // given up meanwhile
+  }
+}
+
+/** A process's number and, where the system tells, when it started: numbers come again. */
+function processName(pid: number): string {
+  try {
+    // Field 22 of proc(5), stat; the second is in parentheses and may hold anything
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '');
+    return `${pid}-${fields.split(' ')[19] ?? ''}`;
+  } catch {
+    return `${pid}-`;
+  }
 }
 
 function isRunning(pid: number): boolean {

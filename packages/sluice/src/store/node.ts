@@ -52,6 +52,13 @@ async function startWorker(): Promise<Port> {
       worker.on('error', (error) => {
         listener(error instanceof Error ? error.message : String(error));
       });
+      worker.on('exit', (status) => {
+        listener(`it ended with status ${status}`);
+      });
+    },
+    hold(waiting) {
+      if (waiting) worker.ref();
+      else worker.unref();
     },
     terminate() {
       void worker.terminate();

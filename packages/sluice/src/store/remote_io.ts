@@ -14,6 +14,8 @@ export interface Port {
   onMessage(listener: (message: unknown) => void): void;
   /** The other side failed as a whole. */
   onFailure(listener: (reason: string) => void): void;
+  /** Whether an answer is awaited, for which a process that has nothing else to do must stay. */
+  hold(waiting: boolean): void;
   /** Ends the other side; what it was doing is lost. */
   terminate(): void;
 }
@@ -182,18 +184,33 @@ export class RemoteIo implements StoreIo {
     if (this.#failed) return Promise.reject(this.#failed);
     return new Promise((resolve, reject) => {
       this.#waiting.set(request.id, { resolve, reject });
-      this.#port.then(
-        (port) => {
+      this.#port
+        .then((port) => {
+          if (this.#waiting.size > 0) port.hold(true);
           port.postMessage(request, transfer);
-        },
-        () => undefined, // everything that waits has been told
-      );
+        })
+        .catch((error: unknown) => {
+          // Where the worker did not start, everything that waits has been told
+          this.#waiting.delete(request.id);
+          reject(asSluiceError(error));
+        });
     });
+  }
+
+  /** Nothing is awaited any more: an idle store keeps no process running. */
+  #idle(): void {
+    void this.#port.then(
+      (port) => {
+        if (this.#waiting.size === 0) port.hold(false);
+      },
+      () => undefined,
+    );
   }
 
   #answered(answer: Answer): void {
     const waiting = this.#waiting.get(answer.id); // none for the worker's word that it is ready
     this.#waiting.delete(answer.id);
+    if (this.#waiting.size === 0) this.#idle();
     if ('error' in answer) {
       const { code, message, ...details } = answer.error;
       waiting?.reject(new SluiceError(code, message, details));
@@ -210,6 +227,7 @@ export class RemoteIo implements StoreIo {
     this.#failed ??= error;
     for (const { reject } of this.#waiting.values()) reject(this.#failed);
     this.#waiting.clear();
+    this.#idle();
   }
 }
 

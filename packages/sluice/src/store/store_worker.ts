@@ -20,6 +20,7 @@ serveIo(
       });
     },
     onFailure: () => undefined,
+    hold: () => undefined,
     terminate: () => undefined,
   },
   ({ root }) => opfsRoot(root),

@@ -15,6 +15,7 @@ serveIo(
       port.on('message', listener);
     },
     onFailure: () => undefined,
+    hold: () => undefined,
     terminate: () => undefined,
   },
   ({ root }) => diskRoot(root),
