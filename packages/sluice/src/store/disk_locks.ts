@@ -14,8 +14,8 @@ const BEAT_MS = 2000;
 const STALE_MS = 30_000;
 
 /**
- * Each holder has a file `<lock>.<mode>.<process>.<uuid>`. Who wants the lock adds its own first and then looks at the
- * others': the file goes again where one is in the way. Files of processes that are gone count for nothing, and nor do
+ * Each holder has a file `<lock>.<mode>.<process>.<since>-<uuid>`. Who wants the lock adds its own first and then looks at the
+ * others': the file goes again where one is in the way. Files of processes that are gone count for nothing, nor do
  * those that nobody touches any more: of a thread that was ended, or from another machine or container, where the
  * process's number says nothing. Should a process have slept for so long while it wrote, two write at once: what they
  * store is then verified and, where it is torn, fetched again.
@@ -25,7 +25,7 @@ export function diskLocks(directory: string): Locks {
 
   async function attempt(lock: string, mode: string): Promise<Release | undefined> {
     await mkdir(folder, { recursive: true });
-    const own = `${lock}.${mode}.${processName(process.pid)}.${randomUUID()}`;
+    const own = `${lock}.${mode}.${process.pid}.${startOf(process.pid)}-${randomUUID()}`;
     const file = join(folder, own);
     // What cannot be removed now goes stale
     const remove = (path: string): Promise<void> =>
@@ -33,9 +33,9 @@ export function diskLocks(directory: string): Locks {
     try {
       await (await open(file, 'wx')).close();
       for (const other of await readdir(folder)) {
-        const [name, itsMode, holder = ''] = other.split('.');
+        const [name, itsMode, pid, since = ''] = other.split('.');
         if (name !== lock || other === own) continue;
-        if (await isStale(join(folder, other), holder)) {
+        if (await isStale(join(folder, other), Number(pid), since)) {
           await remove(join(folder, other));
         } else if (mode === 'exclusive' || itsMode === 'exclusive') {
           await remove(file);
@@ -78,9 +78,8 @@ export function diskLocks(directory: string): Locks {
   };
 }
 
-async function isStale(file: string, holder: string): Promise<boolean> {
-  const [pid = ''] = holder.split('-');
-  if (!isRunning(Number(pid)) || processName(Number(pid)) !== holder) return true;
+async function isStale(file: string, pid: number, since: string): Promise<boolean> {
+  if (!isRunning(pid) || !since.startsWith(`${startOf(pid)}-`)) return true;
   try {
     return Date.now() - (await stat(file)).mtimeMs > STALE_MS;
   } catch {
@@ -88,14 +87,14 @@ async function isStale(file: string, holder: string): Promise<boolean> {
   }
 }
 
-/** A process's number and, where the system tells, when it started: numbers come again. */
-function processName(pid: number): string {
+/** When a process started, where the system tells: numbers come again. Ticks since the machine did. */
+function startOf(pid: number): string {
   try {
     // Field 22 of proc(5), stat; the second is in parentheses and may hold anything
     const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '');
-    return `${pid}-${fields.split(' ')[19] ?? ''}`;
+    return fields.split(' ')[19] ?? '';
   } catch {
-    return `${pid}-`;
+    return '';
   }
 }
 
