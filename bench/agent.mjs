@@ -1,12 +1,13 @@
 // Carries out the main process's tasks in a page, in its worker and in Node.
-import { byobStream, fetchStream, perform, requestDevice } from './contestants.mjs';
+import { byobStream, fetchStream, requestDevice } from './contestants.mjs';
 import { fetchModel } from './model.mjs';
+import { perform } from './perform.mjs';
 
 /**
- * A function that carries out one task and gives what is to be reported. `platform` has `loadModel`, `gpu`, and
- * `streams` by name, beside `fetch` and `byob`.
+ * A function that carries out one task and gives what is to be reported. `platform` has `loadModel` and `openStore`,
+ * `files` as store_contestants.mjs wants them, `gpu`, and `streams` by name, beside `fetch` and `byob`.
  */
-export function createAgent({ loadModel, gpu, streams }) {
+export function createAgent({ loadModel, openStore, files, gpu, streams }) {
   const environments = new Map();
   let latest; // a device, which serves every model that it can hold
   const environmentOf = (url) => {
@@ -19,7 +20,7 @@ export function createAgent({ loadModel, gpu, streams }) {
     if (!latest || latest.device.limits.maxBufferSize < largest) {
       latest = await requestDevice(gpu, largest);
     }
-    return { loadModel, model, ...latest };
+    return { loadModel, openStore, files, model, ...latest };
   }
   const allStreams = { fetch: fetchStream, byob: byobStream, ...streams };
 

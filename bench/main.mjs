@@ -6,16 +6,12 @@ import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { codecFigures } from './codecs.mjs';
-import {
-  processTreeSeconds,
-  startChromium,
-  startNode,
-  startServer,
-  startSluice,
-} from './hosts.mjs';
+import { startChromium, startNode, startServer, startSluice } from './hosts.mjs';
 import { memoryFigures, memoryText } from './memory.mjs';
 import { fetchModel } from './model.mjs';
-import { median, scriptFigures, wasmFigures } from './size.mjs';
+import { table, throughput, throughputText, verdict } from './rounds.mjs';
+import { scriptFigures, wasmFigures } from './size.mjs';
+import { storeFigures, storeText } from './store.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const HELP = `Usage: node bench/main.mjs [options]
@@ -26,8 +22,8 @@ const HELP = `Usage: node bench/main.mjs [options]
   --budget BYTES    of the loads whose memory is measured (64MiB)
   --connections N   of the loads whose memory is measured (4)
   --rounds N        measured rounds, after one that warms up and checks (5)
-  --where LIST      of size, codecs, node, chromium, memory (all)
-  --only TEXT       only contestants whose name contains it
+  --where LIST      of size, codecs, node, chromium, store, memory (all)
+  --only TEXT       only contestants whose name contains it; of the store, those and what they are compared with
   --servers N       processes of the server (1, or 4 where there are 8 processors)
   --package FOLDER  the built package (packages/sluice/dist)
   --sluice FILE     the command (build/native/hosts/native/sluice)
@@ -37,7 +33,6 @@ const HELP = `Usage: node bench/main.mjs [options]
 Environment: GPU_CHROMIUM, GPU_CHROMIUM_FLAGS and GPU_WEBGPU choose another browser, its flags and another
 copy of the npm package webgpu; VK_ICD_FILENAMES chooses Node's driver.
 `;
-const MAY_FAIL = new Set(['common', 'fetchTensorCache']);
 const TARGET_RATIO = 0.8;
 const TARGET_BROTLI = 60_000;
 const TARGET_INSTANTIATE_MS = 10;
@@ -85,7 +80,7 @@ const CONTESTANTS = {
     {
       name: 'tvmjs 0.27 fetchTensorCache, by way of its cache',
       contestant: 'fetchTensorCache',
-      cache: true,
+      cache: 'cache',
       thread: 'main',
     },
   ],
@@ -124,7 +119,7 @@ const { values: options } = parseArgs({
     size: { type: 'string', default: '256MiB' },
     sizes: { type: 'string', default: '' },
     rounds: { type: 'string', default: '5' },
-    where: { type: 'string', default: 'size,codecs,node,chromium,memory' },
+    where: { type: 'string', default: 'size,codecs,node,chromium,store,memory' },
     only: { type: 'string', default: '' },
     servers: { type: 'string', default: cpus().length >= 8 ? '4' : '1' },
     budget: { type: 'string', default: '64MiB' },
@@ -148,95 +143,8 @@ const memoryOptions = {
   connections: Number(options.connections),
   only: options.only,
 };
+const storeOptions = { dist, rounds, only: options.only };
 const timeoutOf = (model) => 30_000 + model.nbytes / 10_000;
-
-/** Interleaved rounds, each beginning with another contestant; the medians, as rates and ratios. */
-async function throughput(hosts, list, model) {
-  const prepare = { contestant: 'prepare', url: model.url, thread: 'main' };
-  const [{ adapter, userAgent }] = await Promise.all(hosts.map((host) => host.run(prepare)));
-  const times = list.map(() => []);
-  const processor = list.map(() => []);
-  const notes = [];
-  const failures = [];
-  for (let round = 0; round <= rounds; round++) {
-    for (let i = 0; i < list.length; i++) {
-      const index = (i + round) % list.length;
-      const { name, ...task } = list[index];
-      const check = round === 0;
-      const host = hosts[index % hosts.length];
-      const before = await processTreeSeconds(host.pid);
-      if (failures[index]) continue;
-      let result;
-      try {
-        result = await host.run({ ...task, url: model.url, check });
-      } catch (error) {
-        // What a browser refuses to another way of loading is a result, too
-        if (!MAY_FAIL.has(task.contestant) || /differs near/.test(error.message)) throw error;
-        failures[index] = error.message.split('\n')[0];
-        process.stderr.write(`  round ${round}: ${name}: ${failures[index]}\n`);
-        continue;
-      }
-      const { milliseconds, note } = result;
-      const seconds = (await processTreeSeconds(host.pid)) - before;
-      if (!check) {
-        times[index].push(milliseconds);
-        processor[index].push(seconds);
-      }
-      notes[index] = note;
-      process.stderr.write(`  round ${round}: ${name}: ${Math.round(milliseconds)} ms\n`);
-    }
-  }
-  const rows = list.map(({ name, contestant }, index) => {
-    if (failures[index]) return { name, contestant, failure: failures[index] };
-    const milliseconds = median(times[index]);
-    const rate = model.nbytes / milliseconds / 1e6;
-    return {
-      name,
-      contestant,
-      note: notes[index],
-      gigabytesPerSecond: rate,
-      processorSecondsPerGigabyte: median(processor[index]) / (model.nbytes / 1e9),
-      milliseconds: times[index],
-    };
-  });
-  const bare = rows.filter((row) => row.contestant === 'bare');
-  const best = Math.max(...bare.map((row) => row.gigabytesPerSecond));
-  for (const row of rows) {
-    if (bare.length > 0 && !row.failure) row.ratio = row.gigabytesPerSecond / best;
-  }
-  return { adapter, userAgent, modelBytes: model.nbytes, rows };
-}
-
-const verdict = (good) => (good ? 'met' : 'NOT met');
-
-function table(head, rows) {
-  return [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n');
-}
-
-function throughputText(title, { adapter, modelBytes, rows }) {
-  const body = rows.map((row) => {
-    const { name, note, failure, gigabytesPerSecond, ratio, milliseconds } = row;
-    if (failure) return [`${name} (${failure})`, 'failed', '', '', ''];
-    const rate = (ms) => (modelBytes / ms / 1e6).toFixed(2);
-    const spread = `${rate(Math.max(...milliseconds))} - ${rate(Math.min(...milliseconds))}`;
-    const label = note ? `${name} (${note})` : name;
-    const processor = row.processorSecondsPerGigabyte.toFixed(1);
-    return [label, gigabytesPerSecond.toFixed(2), spread, ratio?.toFixed(2) ?? '', processor];
-  });
-  const ours = rows.filter((row) => row.contestant === 'sluice' && row.ratio !== undefined);
-  const aim = ours
-    .map(({ name, ratio }) => `${name}: ${ratio.toFixed(2)} ${verdict(ratio >= TARGET_RATIO)}`)
-    .join('; ');
-  const head = [
-    `${title} (${adapter})`,
-    'GB/s, median',
-    'slowest - fastest',
-    'of the best bare loop',
-    'CPU s/GB',
-  ];
-  const said = aim && `\n\nAim ${TARGET_RATIO} of the bare loop: ${aim}.`;
-  return `${table(head, body)}${said}`;
-}
 
 function sizeText({ wasm, script }) {
   const sizes = (name, { raw, gzip, brotli }) => [name, raw, gzip, brotli];
@@ -271,7 +179,7 @@ function codecText({ native, wasm }) {
     ]);
     return table(head, body);
   });
-  return `${parts.join('\n\n')}\n\nBytes read and written, per second.`;
+  return `${parts.join('\n\n')}\n\nBytes read and written, per second; memcpy takes turns with each codec and moves as many.`;
 }
 
 const figures = {
@@ -310,11 +218,16 @@ try {
           hosts.push(await startNode({ dist, timeoutMilliseconds }));
         }
       }
-      figures[name] = await throughput(hosts, list, model);
+      figures[name] = await throughput(hosts, list, model, rounds);
     } finally {
       for (const host of hosts) await host.close();
     }
-    texts.push(throughputText(name === 'node' ? 'Node' : 'Chromium', figures[name]));
+    texts.push(throughputText(name === 'node' ? 'Node' : 'Chromium', figures[name], TARGET_RATIO));
+  }
+  if (where.has('store')) {
+    const startSmall = () => startSluice(options.sluice, 'smollm2');
+    figures.store = await storeFigures({ ...storeOptions, server, model, startSmall });
+    texts.push(storeText(figures.store));
   }
   if (where.has('memory')) {
     const models = [];

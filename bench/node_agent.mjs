@@ -4,9 +4,10 @@ import { Agent, request } from 'node:http';
 import { pathToFileURL } from 'node:url';
 import { createAgent } from './agent.mjs';
 import { rangeHeader } from './contestants.mjs';
+import { diskFiles } from './disk_files.mjs';
 
 const { dist, webgpu } = JSON.parse(process.argv[2]);
-const { loadModel } = await import(pathToFileURL(`${dist}/node.js`).href);
+const { loadModel, openStore } = await import(pathToFileURL(`${dist}/node.js`).href);
 
 const agent = new Agent({ keepAlive: true });
 
@@ -41,7 +42,13 @@ async function start() {
   Object.assign(globalThis, globals);
   // Kept: the devices live as long as this object
   globalThis.dawn = create([]);
-  perform = createAgent({ loadModel, gpu: globalThis.dawn, streams: { http: httpStream } });
+  perform = createAgent({
+    loadModel,
+    openStore,
+    files: diskFiles,
+    gpu: globalThis.dawn,
+    streams: { http: httpStream },
+  });
 }
 
 function statusBytes(field) {

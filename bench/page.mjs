@@ -1,8 +1,8 @@
 // The page: asks the main process what to do, does it on this thread or in its worker, and reports.
-import { loadModel } from '/dist/index.js';
+import { loadModel, openStore } from '/dist/index.js';
 import { createAgent } from './agent.mjs';
 
-const here = createAgent({ loadModel, gpu: navigator.gpu, streams: {} });
+const here = createAgent({ loadModel, openStore, gpu: navigator.gpu, streams: {} });
 
 let worker;
 function inWorker(task) {
@@ -20,6 +20,10 @@ for (;;) {
   const response = await fetch('/ask', { method: 'POST', body: JSON.stringify(report) });
   const task = await response.json();
   if (!task) break;
+  if (task.contestant === 'reload') {
+    location.reload();
+    break;
+  }
   try {
     report = { result: await (task.thread === 'worker' ? inWorker(task) : here(task)) };
   } catch (error) {

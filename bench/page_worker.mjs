@@ -1,8 +1,15 @@
 // The page's worker: the same agent with a device of its own.
-import { loadModel } from '/dist/index.js';
+import { loadModel, openStore } from '/dist/index.js';
 import { createAgent } from './agent.mjs';
+import { opfsFiles } from './opfs_files.mjs';
 
-const here = createAgent({ loadModel, gpu: navigator.gpu, streams: {} });
+const here = createAgent({
+  loadModel,
+  openStore,
+  files: opfsFiles,
+  gpu: navigator.gpu,
+  streams: {},
+});
 
 globalThis.onmessage = async ({ data: task }) => {
   try {
