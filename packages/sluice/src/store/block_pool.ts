@@ -4,11 +4,16 @@ export class BlockPool {
   #left: number;
   readonly #idle: ArrayBuffer[] = [];
   readonly #waiting: ((block: ArrayBuffer | undefined) => void)[] = [];
+  readonly #spill: () => void;
   #closed = false;
 
-  /** At most `nbytes` bytes in all, in at least two blocks. */
-  constructor(nbytes: number) {
-    this.blockBytes = Math.max(Math.min(2 ** 20, nbytes / 4), 2 ** 16) & ~0xffff;
+  /**
+   * At most `nbytes` bytes in all, in at least two blocks of 4 KiB. `spill` is called when somebody has to wait: who
+   * holds a block that is not full is to hand it on, since what would fill it may wait for the one who waits here.
+   */
+  constructor(nbytes: number, spill: () => void) {
+    this.#spill = spill;
+    this.blockBytes = Math.max(Math.min(2 ** 20, nbytes / 4), 2 ** 12) & ~0xfff;
     this.#left = Math.max(Math.floor(nbytes / this.blockBytes), 2);
   }
 
@@ -21,7 +26,10 @@ export class BlockPool {
       this.#left--;
       return new ArrayBuffer(this.blockBytes);
     }
-    return new Promise((resolve) => this.#waiting.push(resolve));
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve);
+      this.#spill();
+    });
   }
 
   give(block: ArrayBuffer): void {

@@ -91,6 +91,11 @@ export class ExtentWriter {
     this.#ended = true;
   }
 
+  /** Hands on the block at hand, though it is not full: others wait for one. */
+  spill(): void {
+    this.#post();
+  }
+
   #hasEnded(): boolean {
     return this.#ended;
   }

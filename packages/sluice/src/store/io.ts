@@ -59,6 +59,7 @@ export class LocalIo implements StoreIo {
   /** A writer's digest, and its last write, which may still wait for the file to be opened. */
   readonly #writers = new Map<number, { digest: RunningDigest; last: Promise<unknown> }>();
   #reader: RunningDigest | undefined;
+  #closed = false;
 
   constructor(folder: StoreFolder, module: StoreModule) {
     this.#folder = folder;
@@ -67,6 +68,7 @@ export class LocalIo implements StoreIo {
 
   /** A file of the folder, made where it is not there; closed by close(). */
   file(name: string): Promise<SyncFile> {
+    if (this.#closed) return Promise.reject(new SluiceError('aborted', 'the store was closed'));
     let file = this.#files.get(name);
     if (!file) {
       file = this.#folder.file(name, true);
@@ -120,13 +122,17 @@ export class LocalIo implements StoreIo {
     const file = await this.file(name);
     const digest = (this.#reader ??= this.#module.hash());
     let whole = true;
-    for (let at = begin; at < end && whole;) {
-      const window = digest.window(end - at);
-      whole = file.read(window, at) === window.byteLength;
-      digest.take(window.byteLength);
-      at += window.byteLength;
+    let result: Digest;
+    try {
+      for (let at = begin; at < end && whole;) {
+        const window = digest.window(end - at);
+        whole = file.read(window, at) === window.byteLength;
+        digest.take(window.byteLength);
+        at += window.byteLength;
+      }
+    } finally {
+      result = digest.finish(); // also what was read before an error
     }
-    const result = digest.finish();
     return whole ? result : undefined;
   }
 
@@ -182,6 +188,7 @@ export class LocalIo implements StoreIo {
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
     const files = [...this.#files.values()];
     this.#files.clear();
     for (const { digest } of this.#writers.values()) digest.free();

@@ -71,7 +71,9 @@ export class ModelStore {
     let free = await this.platform.free();
     if (free === undefined || free >= needed) return undefined;
     const candidates = (await this.#all()).sort((a, b) => a.info.used_ms - b.info.used_ms);
-    for (const { name } of candidates) {
+    // Where all of them would not do, they are not lost for nothing
+    const theirs = candidates.reduce((sum, { info }) => sum + fileBytes(info), 0);
+    for (const { name } of free + theirs < needed ? [] : candidates) {
       if (!(await this.#remove(name))) continue;
       free = (await this.platform.free()) ?? Infinity;
       if (free >= needed) return undefined;
@@ -129,6 +131,8 @@ export class ModelStore {
               );
             }
             const stored = await session.bytes(path, at, run.end);
+            if (!stored)
+              throw new SluiceError('io', session.report.problem ?? `${path}: not readable`);
             const bytes = stored instanceof Uint8Array ? stored : new Uint8Array(stored.byteLength);
             if (!(stored instanceof Uint8Array)) stored.readInto(bytes, 0);
             await writer.write(bytes);
@@ -174,12 +178,14 @@ export class ModelStore {
     const found: { name: string; info: StoredModelInfo }[] = [];
     for (const { name, kind } of await models.entries()) {
       if (kind !== 'folder') continue;
-      const journal = await (await models.folder(name, false)).peek(JOURNAL, MAX_JOURNAL_BYTES);
       try {
+        const journal = await (await models.folder(name, false)).peek(JOURNAL, MAX_JOURNAL_BYTES);
         const { model } = module.replay(journal ?? new Uint8Array());
         found.push({ name, info: model.snapshot() });
         model.free();
-      } catch {
+      } catch (error) {
+        // Another tab has removed it since
+        if (error instanceof SluiceError && error.code === 'not_found') continue;
         // Being made, or damaged: it takes room, and is known by no other name
         found.push({ name, info: unknownModel(name) });
       }
@@ -229,6 +235,16 @@ function entryOf(info: StoredModelInfo): StoredModelEntry {
     usedAt: new Date(info.used_ms),
     files,
   };
+}
+
+/** Bytes of a model's files, which are made as long as they will be; what a damaged journal does not say is unknown. */
+function fileBytes({ created_ms: created, files }: StoredModelInfo): number {
+  return created === 0
+    ? Infinity
+    : files.reduce(
+        (sum, { nbytes, stored_bytes: stored }) => sum + Math.max(nbytes ?? 0, stored),
+        0,
+      );
 }
 
 function unknownModel(name: string): StoredModelInfo {

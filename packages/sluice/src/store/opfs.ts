@@ -20,6 +20,9 @@ interface ListableDirectory {
   values(): AsyncIterable<FileSystemHandle>;
 }
 
+/** How often a file is looked at that somebody else is writing to. */
+const PEEK_ATTEMPTS = 10;
+
 /** Folder `name` of the origin private file system. Throws `io` where the browser has none, or not here. */
 export async function opfsRoot(name: string): Promise<StoreFolder> {
   const storage = (globalThis.navigator as Partial<Navigator> | undefined)?.storage as
@@ -97,13 +100,17 @@ class OpfsFolder implements StoreFolder {
   }
 
   async peek(name: string, limit: number): Promise<Uint8Array | undefined> {
-    try {
-      const file = await (await this.#handle.getFileHandle(name)).getFile();
-      return new Uint8Array(await file.slice(0, limit).arrayBuffer());
-    } catch (cause) {
-      const error = fileError(`${this.#path}/${name}`, 'read', cause);
-      if (error.code === 'not_found') return undefined;
-      throw error;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const file = await (await this.#handle.getFileHandle(name)).getFile();
+        return new Uint8Array(await file.slice(0, limit).arrayBuffer());
+      } catch (cause) {
+        const error = fileError(`${this.#path}/${name}`, 'read', cause);
+        if (error.code === 'not_found') return undefined;
+        // NotReadableError where somebody has written to the file since getFile()
+        if (attempt === PEEK_ATTEMPTS) throw error;
+        await new Promise((resume) => setTimeout(resume, 10 * attempt));
+      }
     }
   }
 
@@ -159,11 +166,19 @@ class OpfsFile implements SyncFile {
   }
 
   size(): number {
-    return this.#handle.getSize();
+    try {
+      return this.#handle.getSize();
+    } catch (cause) {
+      throw fileError(this.#path, 'examined', cause);
+    }
   }
 
   flush(): void {
-    this.#handle.flush();
+    try {
+      this.#handle.flush();
+    } catch (cause) {
+      throw fileError(this.#path, 'flushed', cause);
+    }
   }
 
   close(): void {

@@ -44,14 +44,19 @@ export interface FileChecksum {
   digest: string;
 }
 
-/** Names of the locks of one model: 'use' is shared by who reads, 'write' is held by the one who fetches. */
-export function lockName(root: string, folder: string, what: 'use' | 'write'): string {
+/**
+ * Names of the locks of one model. 'use' is shared by everybody, so that nobody removes the model; 'write' is held by
+ * the one who fetches. 'read' is shared by who takes bytes, and held by the one who writes others in their place.
+ */
+export function lockName(root: string, folder: string, what: 'use' | 'read' | 'write'): string {
   return `sluice/${root}/${folder}/${what}`;
 }
 
 interface OpenFile {
-  index: number;
-  name: string;
+  readonly index: number;
+  readonly name: string;
+  /** Size in bytes, where it is known. */
+  nbytes: number | undefined;
 }
 
 /**
@@ -65,11 +70,14 @@ export class ModelSession {
   readonly #key: string;
   readonly #folderName: string;
   readonly #folder: StoreFolder;
-  readonly #signal: AbortSignal | undefined;
+  /** Ends what waits for a lock: the caller's signal, or close(). */
+  readonly #giveUp = new AbortController();
   readonly #ios: StoreIo[];
   readonly #local: LocalIo | undefined;
   readonly #pool: BlockPool;
   #model: StoredModel;
+  /** What the model has told of itself, until it changes. */
+  #known: StoredModelInfo | undefined;
   #files = new Map<string, OpenFile>();
   #loaded: boolean;
   readonly #validated = new Set<string>();
@@ -80,6 +88,16 @@ export class ModelSession {
   #nextWriter = 1;
   #nextVerifier = 0;
   readonly #releaseUse: Release | undefined;
+  /** The lock 'read', shared unless #alone. */
+  #reading: Promise<Release | undefined> | undefined;
+  #alone = false;
+  /** What is written may take the place of what others read. */
+  #overwrites = false;
+  /** Sizes that nobody had told and the end of a body has shown; true only if the load ends well. */
+  readonly #ends = new Map<string, number>();
+  /** Stored bytes cannot be read here; they are fetched as if there were none. */
+  #unreadable = false;
+  readonly #damaged = new Set<string>();
   #releaseWrite: Release | undefined;
   #becomingWriter: Promise<boolean> | undefined;
   #journalEnd = 0;
@@ -105,11 +123,18 @@ export class ModelSession {
     this.#key = parts.key;
     this.#folderName = parts.folderName;
     this.#folder = parts.folder;
-    this.#signal = parts.signal;
+    const { signal } = parts;
+    const giveUp = (): void => {
+      this.#giveUp.abort(signal?.reason);
+    };
+    if (signal?.aborted) giveUp();
+    else signal?.addEventListener('abort', giveUp, { once: true, signal: this.#giveUp.signal });
     this.#ios = parts.ios;
     this.#local = parts.local;
     this.#model = parts.model;
-    this.#pool = new BlockPool(parts.poolBytes);
+    this.#pool = new BlockPool(parts.poolBytes, () => {
+      for (const writer of this.#writers) writer.spill();
+    });
     this.#releaseUse = parts.releaseUse;
     this.#loaded = this.#learn();
   }
@@ -179,14 +204,22 @@ export class ModelSession {
 
   /** The file's size in bytes, where it is known. */
   fileBytes(path: string): number | undefined {
-    return this.#info(path)?.nbytes ?? undefined;
+    return this.#files.get(path)?.nbytes ?? this.#ends.get(path);
+  }
+
+  /** The end of a body, at `nbytes`, is all there is to tell how long a file is. */
+  sawEnd(path: string, nbytes: number): void {
+    this.#ends.set(path, nbytes);
   }
 
   /** The extent or gap at `offset`; a gap where nothing is known of the file. */
   find(path: string, offset: number): Run {
     const file = this.#files.get(path);
     const size = this.fileBytes(path) ?? Infinity;
-    if (file && offset < size) return this.#model.find(file.index, offset);
+    if (file && offset < size) {
+      const run = this.#model.find(file.index, offset);
+      return { ...run, end: Math.min(run.end, size) };
+    }
     return { stored: false, begin: 0, end: size, digest: { low: 0, high: 0 } };
   }
 
@@ -197,28 +230,39 @@ export class ModelSession {
 
   /**
    * Tells what the server says of a file. Where that is another version than the stored one, what was stored of it is
-   * forgotten, and where bytes of it were given out already, that is `source_changed`.
+   * forgotten; and where bytes were given out already that do not go with it, that is `source_changed`.
    */
   learn(path: string, nbytes: number | undefined, validators: Validators): void {
     const known = this.#info(path);
     const first = !this.#validated.has(path);
     this.#validated.add(path);
-    // Of a file that names no version, only a whole one can be trusted to be of one piece
-    const unnamed = validators.etag === '' && validators.lastModified === '';
-    if (first && known && unnamed && !known.complete && known.stored_bytes > 0) {
+    // Parts can be put together only where a name of the version says that they belong together
+    if (
+      first &&
+      known &&
+      !known.complete &&
+      known.stored_bytes > 0 &&
+      !comparable(known, validators)
+    ) {
       this.#model.drop(known.index, 0, MAX_OFFSET);
     }
+    const another = first && known !== undefined && isAnother(known, nbytes, validators);
     // Within one load the origin itself watches the version, of which each of its servers has its own name
     const { index, changed } = this.#model.file(path, nbytes, first ? validators : NO_VALIDATORS);
-    this.#files.set(path, { index, name: String(index) });
-    if (!changed) return;
+    this.#known = undefined;
+    const size = this.snapshot().files.find((file) => file.index === index)?.nbytes ?? undefined;
+    this.#files.set(path, { index, name: String(index), nbytes: size });
+    if (!changed && !another) return;
     this.#loaded = false;
+    this.#overwrites = true;
     this.forgetVerified(path);
-    if (this.#given.has(path)) {
+    this.#append();
+    // Of a loaded model nothing was asked about the other files, which may be of the old version too
+    if ([...this.#given].some((given) => given === path || !this.#validated.has(given))) {
       throw new SluiceError(
         'source_changed',
-        `${path}: the file on the server is another one than was stored, of which a part is loaded already`,
-        { file: path, hint: 'Load the model again: only this file is fetched.' },
+        `${path}: the file on the server is another one than was stored, and a part of the stored model is loaded already`,
+        { file: path, hint: 'Load the model again: only what has changed is fetched.' },
       );
     }
   }
@@ -226,14 +270,20 @@ export class ModelSession {
   /** Files of which stored bytes were given out. */
   readonly #given = new Set<string>();
 
-  /** Forgets what is stored of a file. */
-  drop(path: string, begin = 0, end = MAX_OFFSET): void {
+  /** Forgets what is stored of a file. What comes in its place may be something else. */
+  drop(path: string): void {
+    this.#overwrites = true;
+    this.#forget(path, 0, MAX_OFFSET);
+  }
+
+  #forget(path: string, begin: number, end: number): void {
     const file = this.#files.get(path);
     if (!file) return;
     this.#model.drop(file.index, begin, end);
+    this.#known = undefined;
     this.#loaded = false;
     this.forgetVerified(path);
-    if (this.#releaseWrite) this.#append();
+    this.#append();
   }
 
   private forgetVerified(path: string): void {
@@ -259,7 +309,7 @@ export class ModelSession {
     const name = lockName(this.#platform.place.root, this.#folderName, 'write');
     const release = await this.#platform.locks.take(name, 'exclusive', {
       wait: true,
-      signal: this.#signal,
+      signal: this.#giveUp.signal,
     });
     if (this.#closed) {
       release?.();
@@ -279,21 +329,29 @@ export class ModelSession {
   async #reread(): Promise<void> {
     const journal = await this.#folder.peek(JOURNAL, MAX_JOURNAL_BYTES);
     // What was learned here since, under no lock, must not be lost: files and drops come again by themselves
-    const { model, validBytes } = restore(this.#module, this.#key, journal);
+    let { model, validBytes } = restore(this.#module, this.#key, journal);
+    // What lies beside a journal of which something is lost is anybody's
+    if (validBytes === 0 || validBytes < (journal?.byteLength ?? 0)) this.#overwrites = true;
+    let compacted: Uint8Array<ArrayBuffer> | undefined;
+    if (journal && validBytes > COMPACT_FROM_BYTES) {
+      compacted = model.compact();
+      if (compacted.byteLength * 2 >= validBytes) {
+        // The model goes on behind its compact journal; one that goes on behind the present one is wanted
+        compacted = undefined;
+        model.free();
+        ({ model, validBytes } = restore(this.#module, this.#key, journal));
+      }
+    }
     this.#model.free();
     this.#model = model;
     this.#journalEnd = validBytes;
     this.#loaded = this.#learn();
     this.#validated.clear();
-    const total = model.snapshot().journal_bytes;
-    if (validBytes > COMPACT_FROM_BYTES) {
-      const compacted = model.compact();
-      if (compacted.byteLength * 2 < total) {
-        const length = compacted.byteLength;
-        await this.#first.append(JOURNAL, 0, compacted);
-        this.#journalEnd = length;
-        return;
-      }
+    this.#verified.clear();
+    if (compacted) {
+      const length = compacted.byteLength;
+      await this.#first.append(JOURNAL, 0, compacted);
+      this.#journalEnd = length;
     }
     this.#append();
     await this.#appending;
@@ -311,7 +369,16 @@ export class ModelSession {
     const file = this.#files.get(path);
     if (!file || this.#off || !this.#releaseWrite) return undefined;
     const { index, name } = file;
-    const nbytes = this.fileBytes(path);
+    if (this.#overwrites && !(await this.#readAlone())) {
+      this.#stopStoring(
+        new SluiceError(
+          'io',
+          `${path}: another load reads what is stored, and this is another version`,
+        ),
+      );
+    }
+    if (this.#hasEnded()) return undefined;
+    const { nbytes } = file;
     if (nbytes !== undefined) {
       let sized = this.#sized.get(name);
       if (!sized) this.#sized.set(name, (sized = this.#first.resize(name, nbytes)));
@@ -324,7 +391,12 @@ export class ModelSession {
     }
     const writer = new ExtentWriter({
       pool: this.#pool,
-      find: (offset) => this.#model.find(index, offset),
+      find: (offset) => {
+        const size = this.#files.get(path)?.nbytes ?? Infinity;
+        if (offset < size) return this.#model.find(index, offset);
+        // More than the file has: nothing of it is wanted
+        return { stored: true, begin: size, end: Infinity, digest: { low: 0, high: 0 } };
+      },
       io: (offset) => {
         const turn = Math.floor(offset / 2 ** 22) % this.#ios.length;
         return { io: this.#ios[turn] ?? this.#first, writer: this.#nextWriter++, file: name };
@@ -333,9 +405,10 @@ export class ModelSession {
         this.#wait(work);
       },
       commit: (begin, end, digest) => {
-        if (this.#files.get(path)?.index !== index) return;
+        if (this.#off || this.#files.get(path)?.index !== index) return;
         try {
           this.#model.add(index, begin, end, digest);
+          this.#known = undefined;
         } catch {
           return; // two transfers brought the same bytes
         }
@@ -354,8 +427,63 @@ export class ModelSession {
     this.#writers.delete(writer);
   }
 
-  /** Whether an extent's bytes are still what was stored; they are looked at once. A damaged extent is forgotten. */
+  #hasEnded(): boolean {
+    return this.#off !== undefined || this.#closed !== undefined;
+  }
+
+  /** From here on nobody writes other bytes where those lie that this session takes. */
+  async #read(): Promise<void> {
+    const { root } = this.#platform.place;
+    this.#reading ??= this.#platform.locks.take(
+      lockName(root, this.#folderName, 'read'),
+      'shared',
+      {
+        wait: true,
+        signal: this.#giveUp.signal,
+      },
+    );
+    await this.#reading;
+  }
+
+  /** Nobody else takes bytes of this model until the session ends; false where somebody does now. */
+  async #readAlone(): Promise<boolean> {
+    if (this.#alone) return true;
+    const shared = await this.#reading?.catch(() => undefined);
+    shared?.();
+    const { root } = this.#platform.place;
+    const alone = await this.#platform.locks.take(
+      lockName(root, this.#folderName, 'read'),
+      'exclusive',
+      { wait: false },
+    );
+    this.#alone = alone !== undefined;
+    this.#reading = alone && Promise.resolve(alone);
+    if (shared && !alone) await this.#read();
+    return this.#alone;
+  }
+
+  /** Others may read along with a session that stays. */
+  async #readAlong(): Promise<void> {
+    if (!this.#alone) return;
+    (await this.#reading)?.();
+    this.#reading = undefined;
+    this.#alone = false;
+    await this.#read();
+  }
+
+  /**
+   * Whether an extent's bytes are still what was stored; they are looked at once. A damaged extent is forgotten. False
+   * also where nothing can be read here.
+   */
   async verify(path: string, run: Run): Promise<boolean> {
+    if (this.#unreadable) return false;
+    try {
+      await this.#read();
+    } catch (error) {
+      if (this.#giveUp.signal.aborted) throw error;
+      this.#cannotRead(error);
+      return false;
+    }
     const wanted = this.#verifyOnce(path, run);
     let next = run.end;
     for (let ahead = 0; ahead < VERIFY_AHEAD; ahead++) {
@@ -364,14 +492,27 @@ export class ModelSession {
       void this.#verifyOnce(path, following).catch(() => undefined);
       next = following.end;
     }
-    if (await wanted) return true;
+    try {
+      if (await wanted) return true;
+    } catch (error) {
+      this.#cannotRead(error);
+      return false;
+    }
     // Another reader of the same extent may have been here first
     const now = this.find(path, run.begin);
     if (now.stored && now.begin === run.begin && sameDigest(now, run)) {
-      this.report.damagedBytes += run.end - run.begin;
-      this.drop(path, run.begin, run.end);
+      const key = `${verifiedKey(path, run.begin)}\n${run.digest.low}\n${run.digest.high}`;
+      // It is met again where the journal is taken up again
+      if (!this.#damaged.has(key)) this.report.damagedBytes += run.end - run.begin;
+      this.#damaged.add(key);
+      this.#forget(path, run.begin, run.end);
     }
     return false;
+  }
+
+  #cannotRead(error: unknown): void {
+    this.#unreadable = true;
+    this.#stopStoring(error);
   }
 
   #verifyOnce(path: string, run: Run): Promise<boolean> {
@@ -388,20 +529,46 @@ export class ModelSession {
     return verified;
   }
 
-  /** Bytes [begin, end) of a verified extent. */
-  async bytes(path: string, begin: number, end: number): Promise<StoredBytes | Uint8Array> {
+  /** Bytes of a verified extent, from `begin` to `end` at most; undefined where they cannot be read after all. */
+  async bytes(
+    path: string,
+    begin: number,
+    end: number,
+  ): Promise<StoredBytes | Uint8Array | undefined> {
     const file = this.#files.get(path);
     if (!file) throw new SluiceError('internal', `nothing of ${path} is stored`);
-    this.#given.add(path);
-    this.report.readBytes += end - begin;
-    if (this.#local) return new FileBytes(await this.#local.file(file.name), path, begin, end);
+    try {
+      const bytes = this.#local
+        ? new FileBytes(await this.#local.file(file.name), path, begin, end)
+        : await this.#copied(this.#first, file.name, path, begin, end);
+      this.#given.add(path);
+      this.report.readBytes += bytes.byteLength;
+      return bytes;
+    } catch (error) {
+      this.#cannotRead(error);
+      return undefined;
+    }
+  }
+
+  async #copied(
+    io: StoreIo,
+    name: string,
+    path: string,
+    begin: number,
+    end: number,
+  ): Promise<Uint8Array> {
     const block = (await this.#pool.take()) ?? new ArrayBuffer(this.#pool.blockBytes);
     const wanted = Math.min(end - begin, block.byteLength);
-    const answer = await this.#first.read(file.name, begin, block, wanted);
-    const bytes = new Uint8Array(answer.block.slice(0, answer.nbytes));
-    this.#pool.give(answer.block);
-    if (answer.nbytes !== wanted) throw damaged(path, begin, wanted, answer.nbytes);
-    return bytes;
+    let back: ArrayBuffer | undefined;
+    try {
+      const answer = await io.read(name, begin, block, wanted);
+      back = answer.block;
+      if (answer.nbytes !== wanted) throw damaged(path, begin, wanted, answer.nbytes);
+      return new Uint8Array(back.slice(0, wanted));
+    } finally {
+      // One that is lost with an error is replaced
+      this.#pool.give(back ?? new ArrayBuffer(this.#pool.blockBytes));
+    }
   }
 
   /** Makes sure that so many more bytes may be stored; `problem` says why not. Storing goes on where they may. */
@@ -439,14 +606,23 @@ export class ModelSession {
     });
     await Promise.all(lanes);
     await this.#noteLoaded();
+    await this.#readAlong();
     if (this.#off) this.report.problem = this.#off.message;
   }
 
   async #check(io: StoreIo, file: FileChecksum & { info: StoredFileInfo }): Promise<void> {
     const { info, path, algorithm, digest } = file;
-    const actual = await io.checksum(String(info.index), info.nbytes ?? 0, algorithm);
+    let actual: string;
+    try {
+      actual = await io.checksum(String(info.index), info.nbytes ?? 0, algorithm);
+    } catch (error) {
+      // The load has its bytes; only what is kept of them is in doubt
+      this.#stopStoring(error);
+      return;
+    }
     if (actual === digest) {
       this.#model.checked(info.index, algorithm, digest);
+      this.#known = undefined;
       return;
     }
     this.drop(path);
@@ -473,9 +649,15 @@ export class ModelSession {
         this.#stopStoring(error);
         return;
       }
+      // Something was lost since; who fetches it says when the model is whole again
+      if (!this.#loaded) return;
+    }
+    for (const [path, nbytes] of this.#ends) {
+      if (this.#files.has(path)) this.#model.file(path, nbytes, NO_VALIDATORS);
     }
     if (this.#loaded) this.#model.used();
     else this.#model.loaded();
+    this.#known = undefined;
     this.#loaded = true;
     this.#append();
     await this.#settle();
@@ -483,19 +665,34 @@ export class ModelSession {
 
   /** What is stored now. */
   snapshot(): StoredModelInfo {
-    return this.#model.snapshot();
+    this.#known ??= this.#model.snapshot();
+    return this.#known;
   }
 
   /** Rows of bytes of a file; see StoreIo.rows(). */
-  rows(
+  async rows(
     path: string,
     begin: number,
     rowBytes: number,
     rows: Uint32Array<ArrayBuffer>,
   ): Promise<Uint8Array<ArrayBuffer>> {
     const file = this.#files.get(path);
-    if (!file) return Promise.reject(new SluiceError('internal', `nothing of ${path} is stored`));
-    return this.#first.rows(file.name, begin, rowBytes, rows);
+    if (!file) throw new SluiceError('internal', `nothing of ${path} is stored`);
+    return (this.#local ?? this.#first).rows(file.name, begin, rowBytes, rows);
+  }
+
+  /** Everything that was written is known. Never rejects. */
+  settled(): Promise<void> {
+    return this.#settle();
+  }
+
+  /** Nothing more is fetched here: others may. What is stored can still be read. */
+  async onlyRead(): Promise<void> {
+    await this.#settle();
+    await this.#readAlong();
+    await this.#read();
+    this.#releaseWrite?.();
+    this.#releaseWrite = undefined;
   }
 
   /** Keeps what has been written, closes every file and gives up the locks. Never rejects. */
@@ -505,6 +702,7 @@ export class ModelSession {
   }
 
   async #close(): Promise<void> {
+    this.#giveUp.abort();
     for (const writer of this.#writers) writer.end();
     this.#writers.clear();
     await this.#settle();
@@ -514,19 +712,24 @@ export class ModelSession {
     );
     this.#model.free();
     this.#releaseWrite?.();
+    (await this.#reading?.catch(() => undefined))?.();
     this.#releaseUse?.();
   }
 
   #info(path: string): StoredFileInfo | undefined {
     const file = this.#files.get(path);
-    return file && this.#model.snapshot().files.find(({ index }) => index === file.index);
+    return file && this.snapshot().files.find(({ index }) => index === file.index);
   }
 
   /** Reads from the model which files there are; gives whether a load has completed from it. */
   #learn(): boolean {
-    const { files, loaded_ms: loaded } = this.#model.snapshot();
+    this.#known = undefined;
+    const { files, loaded_ms: loaded } = this.snapshot();
     this.#files = new Map(
-      files.map(({ path, index }) => [path, { index, name: String(index) }] as const),
+      files.map(
+        ({ path, index, nbytes }) =>
+          [path, { index, name: String(index), nbytes: nbytes ?? undefined }] as const,
+      ),
     );
     return loaded !== null;
   }
@@ -615,6 +818,23 @@ function restore(
     // Not a journal of ours: what is stored beside it is not known
   }
   return { model: module.fresh(key), validBytes: 0 };
+}
+
+/** Whether what is known of a stored file and what a server says now name their versions in a common way. */
+function comparable(known: StoredFileInfo, { etag, lastModified }: Validators): boolean {
+  return (known.etag !== '' && etag !== '') || (known.last_modified !== '' && lastModified !== '');
+}
+
+function isAnother(
+  known: StoredFileInfo,
+  nbytes: number | undefined,
+  { etag, lastModified }: Validators,
+): boolean {
+  return (
+    (known.nbytes !== null && nbytes !== undefined && known.nbytes !== nbytes) ||
+    (known.etag !== '' && etag !== '' && known.etag !== etag) ||
+    (known.last_modified !== '' && lastModified !== '' && known.last_modified !== lastModified)
+  );
 }
 
 function verifiedKey(path: string, begin: number): string {

@@ -272,15 +272,22 @@ export class RunningDigest {
 /** What is stored of one model: core/store/stored_model.h. Each change waits in journal() to be appended. */
 export class StoredModel {
   readonly #module: StoreModule;
-  readonly #handle: number;
+  #address: number;
 
   constructor(module: StoreModule, handle: number) {
     this.#module = module;
-    this.#handle = handle;
+    this.#address = handle;
   }
 
+  /** Everything else throws `aborted` from then on. Safe to call again. */
   free(): void {
-    this.#module.raw.store_model_free(this.#handle);
+    if (this.#address !== 0) this.#module.raw.store_model_free(this.#address);
+    this.#address = 0;
+  }
+
+  get #handle(): number {
+    if (this.#address === 0) throw new SluiceError('aborted', 'the store was closed');
+    return this.#address;
   }
 
   snapshot(): StoredModelInfo {

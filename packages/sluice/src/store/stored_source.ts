@@ -82,9 +82,12 @@ class StoredStream implements ModelStream {
   readonly #end: number | undefined;
   /** Offset of the next byte given. */
   #at: number;
-  #given = false;
+  /** The reader was told where the stream begins. */
+  #started = false;
   #cancelled = false;
-  /** The origin came to an end, its own or that of a range. */
+  /** Where the origin's answer ends at the latest. */
+  #innerEnd = Infinity;
+  /** The origin came to an end before that. */
   #ended = false;
   #inner: ByteStream | undefined;
   /** Offset of the next byte that the origin gives. */
@@ -113,6 +116,7 @@ class StoredStream implements ModelStream {
   /** Opens the origin where the first byte is not stored, so that its errors are those of open(). */
   async start(): Promise<void> {
     if (!(await this.#stored())) await this.#openOrigin();
+    this.#started = true;
   }
 
   async read(): Promise<Uint8Array | StoredBytes | null> {
@@ -123,19 +127,18 @@ class StoredStream implements ModelStream {
         if (chunk) return chunk;
         continue;
       }
+      // That was all there is, whatever was promised: the reader knows what it misses
+      if (this.#ended) return null;
       const size = this.#session.fileBytes(this.#path);
       const stop = Math.min(this.#end ?? Infinity, size ?? Infinity);
       if (this.#at >= stop) return null;
       const run = await this.#stored();
-      if (run) {
-        const end = Math.min(run.end, stop);
-        const bytes = await this.#session.bytes(this.#path, this.#at, end);
+      const bytes =
+        run && (await this.#session.bytes(this.#path, this.#at, Math.min(run.end, stop)));
+      if (bytes) {
         this.#at += bytes.byteLength;
-        this.#given = true;
         return bytes;
       }
-      // The origin ended, and how long the file is nobody says: that was all there is
-      if (this.#ended && size === undefined) return null;
       await this.#openOrigin();
     }
   }
@@ -166,6 +169,7 @@ class StoredStream implements ModelStream {
     }
     this.#inner = inner;
     this.#innerAt = inner.begin;
+    this.#innerEnd = gapEnd;
     try {
       this.#session.learn(path, inner.fileBytes, inner.validators ?? NO_VALIDATORS);
       this.#writer = await this.#session.writer(path);
@@ -173,7 +177,7 @@ class StoredStream implements ModelStream {
       this.#leaveOrigin();
       throw error;
     }
-    if (this.#given) return;
+    if (this.#started) return;
     // The reader knows how to skip; and it must know that ranges are not to be had
     this.begin = inner.begin;
     this.#at = inner.begin;
@@ -197,12 +201,13 @@ class StoredStream implements ModelStream {
       throw error;
     }
     if (chunk === null) {
+      const size = this.#session.fileBytes(this.#path);
+      this.#ended = this.#innerAt < Math.min(this.#innerEnd, size ?? Infinity);
       // A body whose length nobody had told has told it now
-      if (this.#end === undefined) {
-        this.#session.learn(this.#path, this.#innerAt, inner.validators ?? NO_VALIDATORS);
+      if (this.#end === undefined && size === undefined) {
+        this.#session.sawEnd(this.#path, this.#innerAt);
       }
       this.#leaveOrigin();
-      this.#ended = true;
       return undefined;
     }
     const at = this.#innerAt;
@@ -211,7 +216,6 @@ class StoredStream implements ModelStream {
     if (this.#innerAt <= this.#at) return undefined;
     const wanted = at < this.#at ? chunk.subarray(this.#at - at) : chunk;
     this.#at = this.#innerAt;
-    this.#given = true;
     return wanted;
   }
 
