@@ -56,7 +56,8 @@ constexpr size_t too_fast() { return 0; }
 constexpr auto kEvery = joined(kFast, kScalar);
 
 static_assert(std::ranges::all_of(kEvery, [](const CodecVariant& variant) {
-  return variant.codec.in_bytes <= kCodecMaxUnit;
+  const Codec& codec = variant.codec;
+  return codec.in_bytes <= kCodecMaxUnit && codec.in_bytes % 2 == 0 && codec.out_bytes % 2 == 0;
 }));
 
 }  // namespace

@@ -17,9 +17,13 @@ struct Codec {
   DType from;
   DType to;
   uint32_t in_bytes;   // one unit of input, at most kCodecMaxUnit
-  uint32_t out_bytes;  // one unit of output; a multiple of 4, or a divisor of 4
+  uint32_t out_bytes;  // one unit of output
   // Decodes `units` units. The ranges must not overlap; neither needs any alignment.
   void (*decode)(const std::byte* in, std::byte* out, size_t units);
+
+  // Input of two units. Units are of an even number of bytes, in and out, so that a pair is a
+  // multiple of 4 on either side.
+  uint64_t pair_bytes() const { return 2 * uint64_t{in_bytes}; }
 };
 
 inline constexpr uint32_t kCodecMaxUnit = 512;

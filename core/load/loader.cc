@@ -429,19 +429,28 @@ bool Loader::consume_tensor(Stream& stream, uint32_t t, uint64_t available) {
     output = take;
     output_offset = done;
     command.op = Op::copy;
+  } else if (placement.on_device) {
+    // Parts of a pair of units may come one by one, but its place in this slot is certain
+    const Codec& codec = *placement.codec;
+    const uint64_t pair = codec.pair_bytes();
+    const uint64_t begun = done % pair;
+    take = std::min(take, (begun + room) / pair * pair - begun);
+    output = take;
+    output_offset = done / codec.in_bytes * codec.out_bytes;
+    command.op = Op::copy;
   } else {
     const Codec& codec = *placement.codec;
     output_offset = (done - stream.carried) / codec.in_bytes * codec.out_bytes;
     const uint64_t units = std::min(room, kDecodeOutputBytes) / codec.out_bytes;
     take = std::min({take, (units + 1) * codec.in_bytes - 1 - stream.carried, kDecodeInputBytes});
-    if (take == 0) {
-      // The slot has less room left than one unit needs
-      submit_slot(stream);
-      return consume_tensor(stream, t, available);
-    }
     output = (stream.carried + take) / codec.in_bytes * codec.out_bytes;
     stream.carried = (stream.carried + take) % codec.in_bytes;
     command.op = Op::decode;
+  }
+  if (take == 0) {
+    // The slot has less room left than one unit needs, or two where the device expands them
+    submit_slot(stream);
+    return consume_tensor(stream, t, available);
   }
   command.nbytes = take;
   command.output = output;
@@ -483,28 +492,29 @@ bool Loader::ensure_slot(Stream& stream) {
   return false;
 }
 
-// Accounts for `nbytes` bytes of output: in the slot, or written when not staged.
+// Accounts for `nbytes` bytes: in the slot, for `output_offset` of the tensor, or written when not
+// staged.
 void Loader::append_piece(Stream& stream, uint32_t t, uint64_t output_offset, uint64_t nbytes) {
   if (!options_.staged) return tensor_bytes_done(t, nbytes);
   const Placement& placement = plan_.placements[t];
   Slot& slot = slots_[stream.slot];
   const uint64_t buffer_offset = placement.offset + output_offset;
-  if (!slot.pieces.empty()) {
-    UploadPiece& last = slot.pieces.back();
-    if (last.tensor == t && last.slot_offset + last.nbytes == slot.used &&
-        last.buffer_offset + last.nbytes == buffer_offset) {
-      last.nbytes += nbytes;
-      last.tensor_nbytes += nbytes;
-      slot.used += nbytes;
-      return;
-    }
-  }
-  slot.pieces.push_back({.buffer = placement.buffer,
-                         .tensor = t,
-                         .slot_offset = slot.used,
-                         .buffer_offset = buffer_offset,
-                         .nbytes = nbytes,
-                         .tensor_nbytes = nbytes});
+  const bool continues = [&] {
+    if (slot.pieces.empty()) return false;
+    const UploadPiece& last = slot.pieces.back();
+    return last.tensor == t && last.slot_offset + last.nbytes == slot.used &&
+           last.buffer_offset + last.tensor_nbytes == buffer_offset;
+  }();
+  if (!continues)
+    slot.pieces.push_back({.buffer = placement.buffer,
+                           .tensor = t,
+                           .slot_offset = slot.used,
+                           .buffer_offset = buffer_offset,
+                           .codec = placement.on_device ? placement.codec : nullptr});
+  UploadPiece& piece = slot.pieces.back();
+  piece.nbytes += nbytes;
+  piece.tensor_nbytes =
+      piece.codec ? piece.nbytes / piece.codec->in_bytes * piece.codec->out_bytes : piece.nbytes;
   slot.used += nbytes;
 }
 

@@ -49,7 +49,7 @@ enum class Op : uint32_t {
   decode = 5,
   // Clear `nbytes` bytes of `target` at `offset`.
   zero = 6,
-  // Copy the pieces of slot `target`, pieces(target), to their buffers. -> uploaded() or
+  // Bring the pieces of slot `target`, pieces(target), to their buffers. -> uploaded() or
   // upload_failed()
   upload = 7,
   // Report after `nbytes` milliseconds. -> waited()
@@ -78,14 +78,17 @@ struct Command {
   uint64_t output = 0;  // bytes
 };
 
-// Part of a slot and where it goes. All in bytes; all multiples of 4.
+// Part of a slot and where it goes. Offsets and sizes are in bytes, and multiples of 4 unless said
+// otherwise. With a codec, the part holds whole units, which the device expands into the buffer,
+// with zeros up to a multiple of 4; without one it is copied.
 struct UploadPiece {
   uint32_t buffer = 0;
   uint32_t tensor = 0;
   uint64_t slot_offset = 0;
   uint64_t buffer_offset = 0;
-  uint64_t nbytes = 0;         // with padding to a multiple of 4
-  uint64_t tensor_nbytes = 0;  // without
+  uint64_t nbytes = 0;         // in the slot, with padding to a multiple of 4
+  uint64_t tensor_nbytes = 0;  // in the buffer, without padding
+  const Codec* codec = nullptr;
 };
 
 struct RetryPolicy {

@@ -150,6 +150,56 @@ TEST(Loader, ACutAtEveryByteIsMendedByOneRetry) {
   }
 }
 
+// What the device expands: types in pairs of bytes, blocks of 18 bytes, an odd number of units.
+TEST(Loader, ACutAtEveryByteLeavesWholeUnitsForTheDevice) {
+  struct Case {
+    DType stored, loaded;
+    uint64_t elements, nbytes;
+  };
+  for (const Case& c : {Case{DType::bf16, DType::f32, 151, 302},
+                        {DType::f16, DType::bf16, 151, 302},
+                        {DType::f32, DType::f16, 75, 300},
+                        {DType::q4_0, DType::f32, 544, 306},
+                        {DType::q6_k, DType::f16, 768, 630}}) {
+    const SimulatedModel model = one_tensor(c.nbytes, c.stored, c.elements);
+    const PlanOptions options{.budget_bytes = 1 << 20, .dtype = c.loaded, .expand_on_device = true};
+    for (uint64_t cut = 0; cut < c.nbytes; ++cut) {
+      auto plan = make_plan(model.manifest, options);
+      ASSERT_TRUE(plan);
+      ASSERT_TRUE(plan->placements[0].on_device);
+      EXPECT_EQ(plan->shares.scratch_bytes, 0u);
+      Loader loader(model.manifest, *plan, options);
+      SimulatedHost host(loader, model.files, true, 1);
+      host.cut_at(cut);
+      const SimulatedOutcome outcome = host.run();
+      ASSERT_EQ(outcome.violation, "") << dtype_name(c.stored) << " cut at " << cut;
+      ASSERT_FALSE(outcome.error) << cut;
+      EXPECT_EQ(outcome.progress.retries, 1u);
+      EXPECT_EQ(outcome.progress.output_bytes_done, plan->placements[0].nbytes);
+      ASSERT_EQ(check_buffers(model, *plan, outcome.buffers, true), "")
+          << dtype_name(c.stored) << " cut at " << cut;
+    }
+  }
+}
+
+// Slots and segments that are no multiple of a unit are cut between pairs of units.
+TEST(Loader, StreamsBlocksToTheDeviceThroughSmallSlots) {
+  const SimulatedModel model = one_tensor(uint64_t{210} * 2001, DType::q6_k, uint64_t{256} * 2001);
+  for (const uint64_t slot : {4096u, 4100u, 10'000u}) {
+    for (const uint64_t segment : {2048u, 5000u, 1u << 20}) {
+      const PlanOptions options{.budget_bytes = 128 << 10,
+                                .max_slot_bytes = slot,
+                                .dtype = DType::f32,
+                                .max_segment_bytes = segment,
+                                .expand_on_device = true};
+      const LoadRun result = run(model, options, slot + segment);
+      ASSERT_EQ(result.outcome.violation, "") << slot << " " << segment;
+      ASSERT_FALSE(result.outcome.error);
+      EXPECT_EQ(check_buffers(model, result.plan, result.outcome.buffers, true), "");
+    }
+  }
+}
+
 TEST(Loader, AFileShorterThanPromisedIsTruncated) {
   SimulatedModel model = one_tensor(100'000);
   model.files[0].resize(99'000);
@@ -344,6 +394,24 @@ TEST(Plan, CutsATensorOfAnyShapeByBytes) {
   }
   EXPECT_EQ(position, 1'174'405'120u);
   EXPECT_EQ(plan->buffers.size(), 1u);
+}
+
+TEST(Plan, ExpandsOnTheDeviceOnlyWhatIsConvertedAndStaged) {
+  SimulatedModel model = one_tensor(600, DType::bf16, 300);
+  model.manifest.files[0].nbytes = 1800;
+  model.manifest.tensors.push_back(
+      {.name = "b", .shape = {300}, .dtype = DType::f32, .offset = 600, .nbytes = 1200});
+  PlanOptions options{.dtype = DType::f32, .expand_on_device = true};
+  const auto staged = make_plan(model.manifest, options);
+  ASSERT_TRUE(staged);
+  EXPECT_TRUE(staged->placements[0].on_device);
+  EXPECT_FALSE(staged->placements[1].on_device);
+  EXPECT_EQ(staged->shares.scratch_bytes, 0u);
+  options.staged = false;
+  const auto direct = make_plan(model.manifest, options);
+  ASSERT_TRUE(direct);
+  EXPECT_FALSE(direct->placements[0].on_device);
+  EXPECT_GT(direct->shares.scratch_bytes, 0u);
 }
 
 TEST(Plan, KeepsTensorsWholeWhereAsked) {

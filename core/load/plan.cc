@@ -1,7 +1,6 @@
 #include "core/load/plan.h"
 
 #include <algorithm>
-#include <numeric>
 #include <string>
 
 #include "core/base/checked.h"
@@ -35,6 +34,7 @@ Result<Placement> place(const TensorEntry& tensor, const PlanOptions& options, u
   placement.dtype = target;
   if (target != stored) {
     placement.codec = find_codec(stored, target);
+    placement.on_device = options.staged && options.expand_on_device;
     if (placement.codec == nullptr)
       return std::unexpected(Error{
           .code = ErrorCode::unsupported_dtype,
@@ -87,10 +87,7 @@ void assign_buffers(Plan& plan, const PlanOptions& options) {
 
 // The last place at or before `at` where tensor `t` may be cut, or its beginning.
 uint64_t cut_before(const TensorEntry& tensor, const Placement& placement, uint64_t at) {
-  const uint64_t in = placement.codec ? placement.codec->in_bytes : 1;
-  const uint64_t out = placement.codec ? placement.codec->out_bytes : 1;
-  const uint64_t units = 4 / std::gcd<uint64_t>(4, out);  // until the output is a multiple of 4
-  const uint64_t step = in * units;
+  const uint64_t step = placement.codec ? placement.codec->pair_bytes() : 4;
   return tensor.offset + (at - tensor.offset) / step * step;
 }
 
@@ -206,7 +203,7 @@ Result<Plan> make_plan(const Manifest& manifest, const PlanOptions& options) {
       });
     plan.source_bytes = *source;
     plan.output_bytes = *output;
-    decodes |= placement.codec != nullptr;
+    decodes |= placement.codec != nullptr && !placement.on_device;
     if (tensor.nbytes > 0) plan.order.push_back(t);
     plan.placements.push_back(placement);
   }

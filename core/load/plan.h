@@ -40,6 +40,9 @@ struct PlanOptions {
   bool split_tensors = true;
   // Which tensors to load, by index; empty for all.
   std::vector<bool> selected;
+  // Upload the stored bytes of tensors that are converted, for the device to expand them. Only with
+  // `staged`; the device must know every codec.
+  bool expand_on_device = false;
 };
 
 // Where one tensor ends up. `buffer` is kNoBuffer for a tensor that is not selected.
@@ -49,6 +52,7 @@ struct Placement {
   uint64_t nbytes = 0;  // bytes once loaded
   DType dtype = DType::u8;
   const Codec* codec = nullptr;  // null: the stored bytes are copied
+  bool on_device = false;        // the stored bytes are uploaded, and `codec` runs on the device
 };
 inline constexpr uint32_t kNoBuffer = UINT32_MAX;
 
@@ -58,7 +62,8 @@ struct BufferSpec {
 };
 
 // One range of a file, fetched by one transfer. Ranges of one file ascend and do not overlap; a cut
-// inside a tensor falls on a whole unit of its codec and on a multiple of 4 bytes of its output.
+// inside a tensor falls on a whole pair of its codec's units, which is a multiple of 4 bytes of
+// input and of output, or without a codec on a multiple of 4 bytes.
 struct Segment {
   uint32_t file = 0;
   uint64_t begin = 0;

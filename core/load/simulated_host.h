@@ -290,10 +290,22 @@ class SimulatedHost {
       auto& buffer = out_.buffers[piece.buffer];
       if (piece.slot_offset % 4 || piece.buffer_offset % 4 || piece.nbytes % 4)
         return violate("a piece is not aligned to 4 bytes");
-      if (piece.buffer_offset > buffer.size() || piece.nbytes > buffer.size() - piece.buffer_offset)
+      const uint64_t written = piece.codec ? (piece.tensor_nbytes + 3) / 4 * 4 : piece.nbytes;
+      if (piece.buffer_offset > buffer.size() || written > buffer.size() - piece.buffer_offset)
         return violate("a piece reaches past its buffer");
-      std::memcpy(buffer.data() + piece.buffer_offset, slots_[slot].data() + piece.slot_offset,
-                  piece.nbytes);
+      const std::byte* in = slots_[slot].data() + piece.slot_offset;
+      std::byte* out = buffer.data() + piece.buffer_offset;
+      if (piece.codec == nullptr) {
+        std::memcpy(out, in, piece.nbytes);
+        continue;
+      }
+      const uint64_t units = piece.tensor_nbytes / piece.codec->out_bytes;
+      const uint64_t stored = units * piece.codec->in_bytes;
+      if (units * piece.codec->out_bytes != piece.tensor_nbytes ||
+          (stored + 3) / 4 * 4 != piece.nbytes)
+        return violate("a piece holds a part of a unit");
+      piece.codec->decode(in, out, units);
+      std::memset(out + piece.tensor_nbytes, 0, written - piece.tensor_nbytes);
     }
     std::fill(slots_[slot].begin(), slots_[slot].end(), std::byte{0xEE});
     loader_.uploaded(slot);

@@ -84,6 +84,7 @@ inline PlanOptions make_options(uint64_t seed) {
   options.split_tensors = dice(4) != 0;
   if (dice(3) == 0) options.dtype = dice(2) ? DType::f32 : DType::f16;
   if (dice(3) == 0) options.copied_slots = static_cast<uint32_t>(1 + dice(6));
+  options.expand_on_device = dice(2) == 0;
   return options;
 }
 

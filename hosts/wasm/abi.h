@@ -11,7 +11,7 @@ namespace sluice::wasm {
 
 // Raised whenever a layout, an export or its meaning changes; JavaScript refuses any other. One of
 // sluice_loader.wasm, one of sluice_store.wasm.
-inline constexpr uint32_t kAbiVersion = 2;
+inline constexpr uint32_t kAbiVersion = 3;
 inline constexpr uint32_t kStoreAbiVersion = 1;
 
 // What every fallible export returns a pointer to; valid until the next call of any export.
@@ -35,13 +35,14 @@ struct WireCommand {
   double output;
 };
 
-// sluice::Piece, one of the array that sluice_model_pieces() gives.
+// sluice::UploadPiece, one of the array that sluice_model_pieces() gives.
 struct WirePiece {
   uint32_t buffer;
   uint32_t tensor;
   double slot_offset;
   double buffer_offset;
   double nbytes;
+  double expanded;  // bytes in the buffer, without padding; 0 where the piece is copied
 };
 
 // sluice::Progress, as sluice_model_progress() gives it.

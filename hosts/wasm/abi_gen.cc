@@ -43,6 +43,7 @@ void print_layouts() {
   FIELD(WirePiece, slot_offset);
   FIELD(WirePiece, buffer_offset);
   FIELD(WirePiece, nbytes);
+  FIELD(WirePiece, expanded);
   std::printf("  size: %zu,\n", sizeof(wasm::WirePiece));
   std::printf("} as const;\n\n/** Offsets in bytes. */\nexport const PROGRESS = {\n");
   FIELD(WireProgress, source_bytes_done);

@@ -150,11 +150,13 @@ CallResult* sluice_model_poll(Model* model) {
 CallResult* sluice_model_pieces(Model* model, uint32_t slot) {
   exchange()->pieces.clear();
   for (const UploadPiece& piece : model->loader()->pieces(slot))
-    exchange()->pieces.push_back({.buffer = piece.buffer,
-                                  .tensor = piece.tensor,
-                                  .slot_offset = static_cast<double>(piece.slot_offset),
-                                  .buffer_offset = static_cast<double>(piece.buffer_offset),
-                                  .nbytes = static_cast<double>(piece.nbytes)});
+    exchange()->pieces.push_back(
+        {.buffer = piece.buffer,
+         .tensor = piece.tensor,
+         .slot_offset = static_cast<double>(piece.slot_offset),
+         .buffer_offset = static_cast<double>(piece.buffer_offset),
+         .nbytes = static_cast<double>(piece.nbytes),
+         .expanded = static_cast<double>(piece.codec != nullptr ? piece.tensor_nbytes : 0)});
   return hand_out(exchange()->pieces.data(), exchange()->pieces.size() * sizeof(WirePiece),
                   static_cast<uint32_t>(exchange()->pieces.size()));
 }

@@ -59,6 +59,7 @@ void write_plan(JsonWriter& json, const Plan& plan) {
     json.key("nbytes").number(placement.nbytes);
     json.key("buffer").number(uint64_t{placement.buffer});
     json.key("offset").number(placement.offset);
+    if (placement.on_device) json.key("onDevice").boolean(true);
     json.end_object();
   }
   json.end_array();
@@ -91,10 +92,14 @@ Result<PlanOptions> parse_options(std::string_view text, size_t tensor_count) {
     return std::unexpected(bad_option("list", options, "an object"));
   PlanOptions out;
   for (const auto& [name, value] : *options.as_object()) {
-    if (name == "staged" || name == "splitTensors") {
+    bool* flag = name == "staged"           ? &out.staged
+                 : name == "splitTensors"   ? &out.split_tensors
+                 : name == "expandOnDevice" ? &out.expand_on_device
+                                            : nullptr;
+    if (flag != nullptr) {
       if (value.as_bool() == nullptr)
         return std::unexpected(bad_option(name, value, "true or false"));
-      (name == "staged" ? out.staged : out.split_tensors) = *value.as_bool();
+      *flag = *value.as_bool();
     } else if (name == "dtype") {
       const auto dtype = value.as_string() ? dtype_from_name(*value.as_string()) : std::nullopt;
       if (!dtype)

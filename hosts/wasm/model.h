@@ -24,8 +24,8 @@ class Model {
   Result<std::string> describe();
 
   // Plans the load with options given as a JSON object (see parse_options()). Returns the plan as
-  // JSON: {placements: [{dtype, nbytes, buffer, offset}, or null for a tensor that is not
-  // selected],
+  // JSON: {placements: [{dtype, nbytes, buffer, offset, onDevice?}, or null for a tensor that is
+  // not selected],
   //  buffers: [{nbytes, tensor}], shares: {connections, chunkBytes, slots, slotBytes,
   //  scratchBytes}, sourceBytes, outputBytes, largestBuffer}. After an error it may be called
   //  again.
@@ -44,8 +44,8 @@ class Model {
 };
 
 // The options of plan() from JSON: {budgetBytes, connections, staged, slotCopies, copiedSlots,
-// maxSlotBytes, maxSegmentBytes, shareBelowBytes, splitTensors, dtype, selected: [indices]}, all
-// optional. Errors: invalid_argument.
+// maxSlotBytes, maxSegmentBytes, shareBelowBytes, splitTensors, expandOnDevice, dtype, selected:
+// [indices]}, all optional. Errors: invalid_argument.
 Result<PlanOptions> parse_options(std::string_view json, size_t tensor_count);
 
 }  // namespace sluice::wasm

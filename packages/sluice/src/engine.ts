@@ -1,5 +1,6 @@
 import { SluiceError } from './errors.js';
 import { OP } from './generated/abi.js';
+import type { Conversion } from './sinks/conversion.js';
 import type { DirectSink, Sink } from './sinks/sink.js';
 import type { ModelSource, ModelStream, StoredBytes } from './sources/source.js';
 import { aborted, orAborted } from './util/abort.js';
@@ -57,6 +58,8 @@ class Engine {
   readonly #sink: Sink;
   readonly #options: EngineOptions;
   readonly #transfers = new Map<number, Transfer>();
+  /** Of each tensor that the device expands. */
+  readonly #conversions: (Conversion | undefined)[];
   #pumping = false;
   #ended = false;
   /** The loader was told to stop; of the commands that it gave before, only SETTLING ones still count. */
@@ -79,6 +82,10 @@ class Engine {
     this.#source = source;
     this.#sink = sink;
     this.#options = options;
+    this.#conversions = plan.placements.map((placement, index) => {
+      const from = manifest.tensors[index]?.storedDtype;
+      return placement?.onDevice && from !== undefined ? { from, to: placement.dtype } : undefined;
+    });
   }
 
   async run(): Promise<LoadProgress> {
@@ -90,7 +97,11 @@ class Engine {
     };
     const { slots, slotBytes } = this.#plan.shares;
     if (this.#sink.kind === 'slots') {
-      await orAborted(this.#sink.prepare(slots, slotBytes), signal, () => undefined);
+      await orAborted(
+        this.#sink.prepare(slots, slotBytes, distinct(this.#conversions)),
+        signal,
+        () => undefined,
+      );
       // Heard at once, though no bytes are on their way that would meet it
       this.#sink.onEnd((error) => {
         this.#event(() => {
@@ -378,7 +389,7 @@ class Engine {
 
   #upload(slot: number): void {
     if (this.#sink.kind !== 'slots') return;
-    this.#sink.upload(slot, this.#model.pieces(slot)).then(
+    this.#sink.upload(slot, this.#model.pieces(slot, this.#conversions)).then(
       () => {
         this.#event(() => {
           this.#model.uploaded(slot);
@@ -391,6 +402,12 @@ class Engine {
       },
     );
   }
+}
+
+function distinct(conversions: readonly (Conversion | undefined)[]): Conversion[] {
+  const found = new Map<string, Conversion>();
+  for (const each of conversions) if (each) found.set(`${each.from} ${each.to}`, each);
+  return [...found.values()];
 }
 
 function stop(transfer: Transfer): void {

@@ -5,8 +5,9 @@ import { openModel } from './open.js';
 import { planOptions, type LoadOptions } from './options.js';
 import { ConsumerSink } from './sinks/consumer_sink.js';
 import { CpuSink } from './sinks/cpu_sink.js';
-import { requestDevice } from './sinks/device.js';
+import { defaultAdapter, requestDevice } from './sinks/device.js';
 import type { GpuSlotSink } from './sinks/gpu_buffers.js';
+import { expandsOnDevice } from './sinks/expand_where.js';
 import { createUploadSink } from './sinks/measure_upload.js';
 import type { Sink } from './sinks/sink.js';
 import type { Source } from './sources/source.js';
@@ -41,15 +42,17 @@ export async function loadHere(
     const manifest = loader.manifest();
     const target = options.consume ? 'consume' : resolveTarget(options.device);
     const staged = target !== 'consume' && target !== 'cpu';
+    const chosen = await chooseExpansion(target, manifest, options);
     const plan = loader.plan(
       planOptions(options, manifest, {
         staged,
+        expandOnDevice: chosen.expandOnDevice,
         slotCopies: staged ? GPU_SLOT_COPIES : 1,
         reservedBytes: use?.budgetBytes ?? 0,
       }),
     );
     await use?.planned(manifest, plan);
-    destination = await destinationFor(target, manifest, plan, options);
+    destination = await destinationFor(target, manifest, plan, options, chosen.adapter);
     const progress = await runLoad(loader, manifest, plan, source, destination.sink, {
       signal: options.signal,
       onProgress: options.onProgress,
@@ -65,6 +68,7 @@ export async function loadHere(
       ...progress,
       milliseconds: performance.now() - begin,
       upload,
+      expandedOnDevice: countExpanded(plan),
       thread: 'caller',
       store: use?.report,
     });
@@ -92,6 +96,7 @@ async function destinationFor(
   manifest: ModelManifest,
   plan: ModelPlan,
   options: LoadOptions,
+  adapter: GPUAdapter | undefined,
 ): Promise<Destination> {
   const onCpu = { device: undefined, owned: false, upload: undefined };
   if (target === 'consume') {
@@ -102,7 +107,7 @@ async function destinationFor(
     const sink = new CpuSink();
     return { ...onCpu, sink, tensors: () => cpuTensors(manifest, plan, sink) };
   }
-  const { device, owned } = await deviceFor(target, manifest, plan, options);
+  const { device, owned } = await deviceFor(target, manifest, plan, options, adapter);
   try {
     const sink = await uploadSink(device, options);
     const tensors = () => gpuTensors(manifest, plan, sink);
@@ -130,17 +135,44 @@ export function resolveTarget(device: LoadOptions['device']): GPUDevice | 'gpu' 
   return gpu === undefined ? 'cpu' : 'gpu';
 }
 
+/**
+ * Whether the device expands tensors, where any are converted, and the adapter that was asked about it, which gives
+ * the device then.
+ */
+export async function chooseExpansion(
+  target: GPUDevice | 'gpu' | 'cpu' | 'consume',
+  manifest: ModelManifest,
+  options: LoadOptions,
+): Promise<{ expandOnDevice: boolean; adapter?: GPUAdapter | undefined }> {
+  const { dtype = 'stored', expand = 'auto', usage, signal } = options;
+  const converts = dtype !== 'stored' || manifest.tensors.some((t) => t.dtype !== t.storedDtype);
+  if (target === 'cpu' || target === 'consume' || !converts) return { expandOnDevice: false };
+  let adapter: GPUAdapter | undefined;
+  const expandOnDevice = await expandsOnDevice(expand, usage, async () => {
+    // Browsers of before 2025 tell of an adapter, but not of a device
+    if (target !== 'gpu') return (target as Partial<GPUDevice>).adapterInfo;
+    adapter = await orAborted(defaultAdapter(), signal, () => undefined);
+    return (adapter as Partial<GPUAdapter>).info;
+  });
+  return { expandOnDevice, adapter };
+}
+
+export function countExpanded(plan: ModelPlan): number {
+  return plan.placements.filter((placement) => placement?.onDevice).length;
+}
+
 /** The caller's device, or one requested with limits as the plan needs them. */
 export async function deviceFor(
   target: GPUDevice | 'gpu',
   manifest: ModelManifest,
   plan: ModelPlan,
   options: LoadOptions,
+  adapter: GPUAdapter | undefined,
 ): Promise<{ device: GPUDevice; owned: boolean }> {
   if (target !== 'gpu') return { device: target, owned: false };
   const largest = plan.buffers.find((buffer) => buffer.nbytes === plan.largestBuffer);
   const tensor = largest && manifest.tensors[largest.tensor]?.name;
-  const requested = requestDevice(undefined, {
+  const requested = requestDevice(adapter, {
     largestBufferBytes: plan.largestBuffer,
     ...(tensor === undefined ? {} : { tensor }),
     ...(options.requiredFeatures ? { requiredFeatures: options.requiredFeatures } : {}),

@@ -1,6 +1,8 @@
 import { asSluiceError, SluiceError } from './errors.js';
 import {
   buildModel,
+  chooseExpansion,
+  countExpanded,
   deviceFor,
   gpuTensors,
   resolveTarget,
@@ -40,14 +42,15 @@ export async function loadInWorker(
     talk.stopsInOrder = store !== undefined;
     talk.send({ type: 'open', module, place, ...(store ? { store } : {}) });
     const { manifest, reservedBytes } = await talk.next('opened');
-    talk.send({
-      type: 'plan',
-      options: planOptions(options, manifest, { ...REMOTE_SLOTS, reservedBytes }),
-    });
-    const { plan } = await talk.next('planned');
     const target = resolveTarget(options.device);
     if (target === 'cpu') throw new SluiceError('internal', 'the CPU needs no worker');
-    const { device, owned } = await deviceFor(target, manifest, plan, options);
+    const { expandOnDevice, adapter } = await chooseExpansion(target, manifest, options);
+    talk.send({
+      type: 'plan',
+      options: planOptions(options, manifest, { ...REMOTE_SLOTS, expandOnDevice, reservedBytes }),
+    });
+    const { plan } = await talk.next('planned');
+    const { device, owned } = await deviceFor(target, manifest, plan, options, adapter);
     if (owned) {
       release.push(() => {
         device.destroy();
@@ -86,6 +89,7 @@ export async function loadInWorker(
       ...progress,
       milliseconds: performance.now() - begin,
       upload: sink.path,
+      expandedOnDevice: countExpanded(plan),
       thread: 'worker',
       store: report,
     });

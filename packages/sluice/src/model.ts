@@ -38,6 +38,8 @@ export interface LoadReport extends LoadProgress {
   milliseconds: number;
   /** How bytes reached the GPU; undefined on the CPU. */
   upload: 'ring' | 'writeBuffer' | undefined;
+  /** Tensors that the GPU converted; the others that are converted were so before they were uploaded. */
+  expandedOnDevice: number;
   /** The thread that fetched and decoded. */
   thread: 'worker' | 'caller';
   /** What came from the local store and what went there; undefined where it was not used. */

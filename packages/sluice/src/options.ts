@@ -48,6 +48,12 @@ export interface LoadOptions {
   dtype?: 'stored' | 'float32' | 'float16' | 'bfloat16';
   /** Which tensors to load: names, or a function of name, stored dtype and shape. All unless given. */
   tensors?: readonly string[] | ((tensor: ManifestTensor) => boolean);
+  /**
+   * Where tensors are converted that are loaded to a GPU: by the GPU, so that fewer bytes are uploaded, or before that.
+   * The same bytes come out. 'auto', the default, is 'device' but for adapters that run on the CPU, and for a `usage`
+   * without STORAGE.
+   */
+  expand?: 'auto' | 'device' | 'cpu';
   /** How bytes reach the GPU: 'auto', the default, measures the device once. */
   upload?: UploadPath | 'auto';
   /** GPUBufferUsage of the tensors' buffers: STORAGE | COPY_SRC | COPY_DST unless given. */
@@ -96,13 +102,26 @@ export function planOptions(
   {
     reservedBytes,
     ...sink
-  }: { staged: boolean; slotCopies: number; copiedSlots?: number; reservedBytes: number },
+  }: {
+    staged: boolean;
+    slotCopies: number;
+    copiedSlots?: number;
+    expandOnDevice: boolean;
+    reservedBytes: number;
+  },
 ): PlanOptions {
   const upload: string = options.upload ?? 'auto';
   if (!['auto', 'ring', 'writeBuffer'].includes(upload)) {
     throw new SluiceError(
       'invalid_argument',
       `option upload is '${upload}'; expected 'auto', 'ring' or 'writeBuffer'`,
+    );
+  }
+  const expand: string = options.expand ?? 'auto';
+  if (!['auto', 'device', 'cpu'].includes(expand)) {
+    throw new SluiceError(
+      'invalid_argument',
+      `option expand is '${expand}'; expected 'auto', 'device' or 'cpu'`,
     );
   }
   // What JSON cannot say; the loader checks the rest

@@ -84,7 +84,8 @@ export async function requestDevice(
   }
 }
 
-async function defaultAdapter(): Promise<GPUAdapter> {
+/** The browser's adapter of high performance. Rejects with `invalid_argument` where there is none. */
+export async function defaultAdapter(): Promise<GPUAdapter> {
   const gpu = typeof navigator === 'undefined' ? undefined : (navigator as Partial<Navigator>).gpu;
   const adapter = (await gpu?.requestAdapter({ powerPreference: 'high-performance' })) ?? undefined;
   if (adapter === undefined) {

@@ -9,6 +9,7 @@ export const BufferUsage = {
   MAP_WRITE: 0x2,
   COPY_SRC: 0x4,
   COPY_DST: 0x8,
+  UNIFORM: 0x40,
   STORAGE: 0x80,
 } as const;
 

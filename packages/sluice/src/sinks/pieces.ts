@@ -1,4 +1,5 @@
 import { SluiceError } from '../errors.js';
+import { elementBytes, unitOf } from './conversion.js';
 import type { BufferPlan, Piece } from './sink.js';
 
 const isSize = (value: number): boolean => Number.isSafeInteger(value) && value >= 0;
@@ -27,7 +28,7 @@ export function checkPieces(
 ): number {
   let total = 0;
   for (const piece of pieces) {
-    const { slotOffset, buffer, bufferOffset, nbytes } = piece;
+    const { slotOffset, buffer, bufferOffset, nbytes, expand } = piece;
     const target = plan(buffer);
     const fault = (what: string): SluiceError =>
       new SluiceError(
@@ -41,7 +42,16 @@ export function checkPieces(
       throw fault('is not aligned to 4 bytes');
     }
     if (slotOffset + nbytes > slotBytes) throw fault(`ends outside the slot's ${slotBytes} bytes`);
-    if (bufferOffset + nbytes > target.nbytes) {
+    let written = nbytes;
+    if (expand !== undefined) {
+      const unit = unitOf(expand.from);
+      const units = expand.nbytes / elementBytes(expand.to) / (unit?.blockElements ?? 0);
+      if (!isSize(units) || units * (unit?.blockBytes ?? 0) > nbytes) {
+        throw fault(`does not hold ${expand.nbytes} bytes of ${expand.to} as ${expand.from}`);
+      }
+      written = Math.ceil(expand.nbytes / 4) * 4;
+    }
+    if (bufferOffset + written > target.nbytes) {
       throw fault(`ends outside the buffer's ${target.nbytes} bytes`);
     }
     total += nbytes;

@@ -1,5 +1,6 @@
 import { asSluiceError, SluiceError } from '../errors.js';
 import type { ErrorDetails, ErrorCode } from '../errors.js';
+import type { Conversion } from './conversion.js';
 import { Lifeline } from './lifeline.js';
 import { checkPieces, checkPlan, checkSlots } from './pieces.js';
 import type { BufferPlan, Piece, SlotSink } from './sink.js';
@@ -15,7 +16,13 @@ export interface SinkPort {
 type ErrorMessage = ErrorDetails & { code: ErrorCode; message: string };
 
 type ToServer =
-  | { type: 'prepare'; id: number; slots: number; slotBytes: number }
+  | {
+      type: 'prepare';
+      id: number;
+      slots: number;
+      slotBytes: number;
+      conversions: readonly Conversion[];
+    }
   | { type: 'allocate'; id: number; index: number; plan: BufferPlan }
   | { type: 'upload'; slot: number; block: ArrayBuffer; pieces: readonly Piece[] }
   | { type: 'flush'; id: number }
@@ -87,12 +94,16 @@ export class RemoteSink implements SlotSink {
     port.start();
   }
 
-  async prepare(slots: number, slotBytes: number): Promise<void> {
+  async prepare(
+    slots: number,
+    slotBytes: number,
+    conversions: readonly Conversion[] = [],
+  ): Promise<void> {
     this.#lifeline.check();
     checkSlots(slots, slotBytes);
     if (this.#slotBytes !== 0) throw new SluiceError('internal', 'prepare() was called twice');
     this.#slotBytes = slotBytes;
-    await this.#request((id) => ({ type: 'prepare', id, slots, slotBytes }));
+    await this.#request((id) => ({ type: 'prepare', id, slots, slotBytes, conversions }));
     try {
       for (let i = 0; i < slots; i++) {
         this.#blocks.push({ bytes: new Uint8Array(slotBytes), freed: undefined });
@@ -307,16 +318,20 @@ export function serveSink(port: SinkPort, sink: SlotSink): ServedSink {
     }
   };
 
-  const prepare = async (slots: number, slotBytes: number): Promise<void> => {
+  const prepare = async ({
+    slots,
+    slotBytes,
+    conversions,
+  }: Extract<ToServer, { type: 'prepare' }>): Promise<void> => {
     const staging = stagingSlotsFor(slots);
-    await sink.prepare(staging, slotBytes);
+    await sink.prepare(staging, slotBytes, conversions);
     for (let i = 0; i < staging; i++) free.push(i);
   };
 
   const receive = (message: ToServer): void => {
     switch (message.type) {
       case 'prepare':
-        answer(message.id, prepare(message.slots, message.slotBytes));
+        answer(message.id, prepare(message));
         break;
       case 'allocate':
         answer(message.id, sink.allocate(message.index, message.plan));

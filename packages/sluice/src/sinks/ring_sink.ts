@@ -10,6 +10,8 @@ import {
   watchDevice,
 } from './gpu_buffers.js';
 import type { GpuSinkOptions, GpuSlotSink } from './gpu_buffers.js';
+import type { Conversion } from './conversion.js';
+import { Expander } from './expander.js';
 import { Lifeline } from './lifeline.js';
 import { checkPieces, checkSlots } from './pieces.js';
 import type { BufferPlan, Piece } from './sink.js';
@@ -32,6 +34,7 @@ export class RingSink implements GpuSlotSink {
   readonly #device: GPUDevice;
   readonly #lifeline = new Lifeline();
   readonly #buffers: GpuBuffers;
+  readonly #expander: Expander;
   readonly #unwatch: () => void;
   readonly #uploads = new Set<Promise<void>>();
   readonly #staging: GPUBuffer[] = [];
@@ -42,13 +45,20 @@ export class RingSink implements GpuSlotSink {
     this.#device = device;
     this.#unwatch = watchDevice(device, this.#lifeline);
     this.#buffers = new GpuBuffers(device, this.#lifeline, options.usage);
+    this.#expander = new Expander(device, this.#lifeline, this.#buffers);
   }
 
-  async prepare(slots: number, slotBytes: number): Promise<void> {
+  async prepare(
+    slots: number,
+    slotBytes: number,
+    conversions: readonly Conversion[] = [],
+  ): Promise<void> {
     this.#lifeline.check();
     checkSlots(slots, slotBytes);
     if (this.#slotBytes !== 0) throw new SluiceError('internal', 'prepare() was called twice');
     this.#slotBytes = slotBytes;
+    await this.#expander.prepare(slotBytes, conversions);
+    this.#lifeline.check();
     const made = createMappedSlots(this.#device, slots, slotBytes, this.#staging);
     let buffers: GPUBuffer[];
     try {
@@ -109,6 +119,7 @@ export class RingSink implements GpuSlotSink {
     this.#lifeline.end(new SluiceError('aborted', 'the upload sink was closed'));
     destroyAll(this.#staging);
     this.#slots = [];
+    this.#expander.close();
     this.#buffers.close(keepBuffers);
   }
 
@@ -121,11 +132,18 @@ export class RingSink implements GpuSlotSink {
       const scoped = inErrorScopes(this.#device, () => {
         slot.buffer.unmap();
         const encoder = this.#device.createCommandEncoder();
-        for (const { slotOffset, buffer, bufferOffset, nbytes } of pieces) {
+        for (const { slotOffset, buffer, bufferOffset, nbytes, expand } of pieces) {
+          if (expand !== undefined) continue;
           const target = this.#buffers.buffer(buffer);
           encoder.copyBufferToBuffer(slot.buffer, slotOffset, target, bufferOffset, nbytes);
         }
+        const packed = this.#expander.span(pieces);
+        if (packed) {
+          const { offset, nbytes } = packed;
+          encoder.copyBufferToBuffer(slot.buffer, offset, this.#expander.scratch, offset, nbytes);
+        }
         this.#device.queue.submit([encoder.finish()]);
+        if (packed) this.#expander.expand(pieces);
       });
       const mapped = slot.buffer.mapAsync(MAP_MODE_WRITE);
       const [{ error }] = await this.#lifeline.race(Promise.all([scoped, mapped]));

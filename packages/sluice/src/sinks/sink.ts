@@ -1,4 +1,5 @@
 import type { SluiceError } from '../errors.js';
+import type { Conversion, Expansion } from './conversion.js';
 
 /** One allocation on the device: a large tensor, or several small ones. */
 export interface BufferPlan {
@@ -13,7 +14,10 @@ export interface Piece {
   slotOffset: number;
   buffer: number;
   bufferOffset: number;
+  /** Bytes in the slot, padding included. */
   nbytes: number;
+  /** The piece holds whole units, which the device expands; without this it is copied. */
+  expand?: Expansion;
 }
 
 /**
@@ -22,8 +26,8 @@ export interface Piece {
  */
 export interface SlotSink {
   readonly kind: 'slots';
-  /** Makes the slots. Called once, before anything else. */
-  prepare(slots: number, slotBytes: number): Promise<void>;
+  /** Makes the slots, and what the conversions need that pieces will ask for. Called once, before anything else. */
+  prepare(slots: number, slotBytes: number, conversions?: readonly Conversion[]): Promise<void>;
   /**
    * Allocates buffer `index`. Rejects with `device_limit`, `out_of_device_memory` or `device_lost`,
    * naming the tensor and the numbers.

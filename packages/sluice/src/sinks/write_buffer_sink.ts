@@ -8,6 +8,8 @@ import {
   watchDevice,
 } from './gpu_buffers.js';
 import type { GpuSinkOptions, GpuSlotSink } from './gpu_buffers.js';
+import type { Conversion } from './conversion.js';
+import { Expander } from './expander.js';
 import { Lifeline } from './lifeline.js';
 import { checkPieces, checkSlots } from './pieces.js';
 import type { BufferPlan, Piece } from './sink.js';
@@ -37,6 +39,7 @@ export class WriteBufferSink implements GpuSlotSink {
   readonly #device: GPUDevice;
   readonly #lifeline = new Lifeline();
   readonly #buffers: GpuBuffers;
+  readonly #expander: Expander;
   readonly #unwatch: () => void;
   readonly #uploads = new Set<Promise<void>>();
   /** Uploads that wait for room, oldest first. */
@@ -51,6 +54,7 @@ export class WriteBufferSink implements GpuSlotSink {
     this.#device = device;
     this.#unwatch = watchDevice(device, this.#lifeline);
     this.#buffers = new GpuBuffers(device, this.#lifeline, options.usage);
+    this.#expander = new Expander(device, this.#lifeline, this.#buffers);
     this.#limitAsked = options.inFlightBytes;
   }
 
@@ -64,11 +68,17 @@ export class WriteBufferSink implements GpuSlotSink {
     return this.#peakInFlight;
   }
 
-  async prepare(slots: number, slotBytes: number): Promise<void> {
+  async prepare(
+    slots: number,
+    slotBytes: number,
+    conversions: readonly Conversion[] = [],
+  ): Promise<void> {
     this.#lifeline.check();
     checkSlots(slots, slotBytes);
     if (this.#slotBytes !== 0) throw new SluiceError('internal', 'prepare() was called twice');
     this.#slotBytes = slotBytes;
+    await this.#expander.prepare(slotBytes, conversions);
+    this.#lifeline.check();
     try {
       for (let i = 0; i < slots; i++) {
         this.#slots.push({ bytes: new Uint8Array(slotBytes), held: false });
@@ -136,6 +146,7 @@ export class WriteBufferSink implements GpuSlotSink {
     this.#lifeline.end(new SluiceError('aborted', 'the upload sink was closed'));
     this.#waiting.length = 0;
     this.#slots = [];
+    this.#expander.close();
     this.#buffers.close(keepBuffers);
   }
 
@@ -162,12 +173,25 @@ export class WriteBufferSink implements GpuSlotSink {
     this.#inFlight += nbytes;
     this.#peakInFlight = Math.max(this.#peakInFlight, this.#inFlight);
     const scoped = inErrorScopes(this.#device, () => {
-      for (const { slotOffset, buffer, bufferOffset, nbytes: length } of pieces) {
-        const target = this.#buffers.buffer(buffer);
-        this.#device.queue.writeBuffer(target, bufferOffset, slot.bytes, slotOffset, length);
+      const { queue } = this.#device;
+      for (const { slotOffset, buffer, bufferOffset, nbytes: length, expand } of pieces) {
+        if (expand !== undefined) continue;
+        queue.writeBuffer(
+          this.#buffers.buffer(buffer),
+          bufferOffset,
+          slot.bytes,
+          slotOffset,
+          length,
+        );
+      }
+      const packed = this.#expander.span(pieces);
+      if (packed) {
+        const { offset, nbytes: length } = packed;
+        queue.writeBuffer(this.#expander.scratch, offset, slot.bytes, offset, length);
+        this.#expander.expand(pieces);
       }
       // Writes wait for the next submission otherwise, and their staging with them.
-      this.#device.queue.submit([]);
+      queue.submit([]);
     });
     const upload = this.#arrival(scoped, nbytes);
     this.#uploads.add(upload);

@@ -7,6 +7,7 @@ import {
   PIECE,
   PROGRESS,
 } from '../generated/abi.js';
+import type { Conversion } from '../sinks/conversion.js';
 import type { Piece } from '../sinks/sink.js';
 
 /** The functions of hosts/wasm/exports.txt. Addresses, handles and counts are numbers; see there. */
@@ -88,7 +89,14 @@ export interface ModelManifest {
 
 export interface ModelPlan {
   /** One for each tensor of the manifest; null for one that is not selected. */
-  placements: ({ dtype: string; nbytes: number; buffer: number; offset: number } | null)[];
+  placements: (null | {
+    dtype: string;
+    nbytes: number;
+    buffer: number;
+    offset: number;
+    /** The stored bytes are uploaded, and converted on the device. */
+    onDevice?: true;
+  })[];
   buffers: { nbytes: number; tensor: number }[];
   shares: {
     connections: number;
@@ -113,6 +121,7 @@ export interface PlanOptions {
   maxSegmentBytes?: number;
   shareBelowBytes?: number;
   splitTensors?: boolean;
+  expandOnDevice?: boolean;
   dtype?: string;
   selected?: number[];
 }
@@ -275,19 +284,22 @@ export class LoaderModel {
     return commands;
   }
 
-  /** The pieces of a slot whose upload was commanded. */
-  pieces(slot: number): Piece[] {
+  /** The pieces of a slot whose upload was commanded. `conversions`: of each tensor that the device expands. */
+  pieces(slot: number, conversions: readonly (Conversion | undefined)[]): Piece[] {
     const { data, value: count } = this.#result(
       this.#exports.sluice_model_pieces(this.#model, slot),
     );
     const pieces: Piece[] = [];
     const view = this.#view;
     for (let i = 0, at = data; i < count; i++, at += PIECE.size) {
+      const conversion = conversions[view.getUint32(at + PIECE.tensor, true)];
+      const nbytes = view.getFloat64(at + PIECE.expanded, true);
       pieces.push({
         buffer: view.getUint32(at + PIECE.buffer, true),
         slotOffset: view.getFloat64(at + PIECE.slot_offset, true),
         bufferOffset: view.getFloat64(at + PIECE.buffer_offset, true),
         nbytes: view.getFloat64(at + PIECE.nbytes, true),
+        ...(conversion ? { expand: { ...conversion, nbytes } } : {}),
       });
     }
     return pieces;
