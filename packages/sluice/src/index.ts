@@ -1,11 +1,13 @@
 /** Sluice in the browser: on a page's main thread, or in a worker of the caller's own. */
-import { loadHere, resolveTarget } from './load.js';
+import { loadHere, resolveTarget, type StoreOpener } from './load.js';
 import { loadInWorker } from './load_in_worker.js';
 import type { Model } from './model.js';
 import { DEFAULT_BUDGET_BYTES, type LoadOptions } from './options.js';
+import { loadPlaced } from './placement.js';
 import { blobModel } from './sources/blob.js';
 import { httpModel } from './sources/http_model.js';
 import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './sources/model_files.js';
+import type { Source } from './sources/source.js';
 import { startWorker } from './start_worker.js';
 import { orAborted } from './util/abort.js';
 import { browserPlatform, DEFAULT_ROOT } from './store/browser.js';
@@ -51,32 +53,53 @@ export async function loadModel(
   try {
     const place = await modelPlace(from, options);
     const module = await loaderModule();
-    const page = typeof document !== 'undefined';
-    const target = options.consume ? 'cpu' : resolveTarget(options.device);
-    const wantsWorker = options.worker ?? page;
-    const wish = storeWish(place, options);
-    const own = options.fetch !== undefined || typeof options.headers === 'function';
-    if (wantsWorker && target !== 'cpu' && !own && typeof Worker !== 'undefined') {
-      const started = startWorker(options.worker === true);
-      const worker = await orAborted(started, options.signal, (late) => late?.terminate());
-      if (worker) return await loadInWorker(module, worker, place, options, wish);
-    }
-    const { source, name } = 'url' in place ? httpModel(place.url, options) : blobModel(place);
-    const { store, signal } = options;
-    return await loadHere(
-      module,
-      source,
-      name,
+    if (options.placement === undefined) return await loadAt(module, place, options);
+    return await loadPlaced(
+      {
+        module,
+        source: () => Promise.resolve(openPlace(place, options)),
+        openStore: storeOpener(place, options),
+        load: (part) => loadAt(module, place, part),
+      },
       options,
-      wish &&
-        ((origin) => {
-          const open = store instanceof ModelStore ? () => Promise.resolve(store) : openStore;
-          return StoreUse.begin(open, wish.key, origin, { budgetBytes: wish.budgetBytes, signal });
-        }),
     );
   } catch (error) {
     throw asSluiceError(error);
   }
+}
+
+/** Loads what lies at a place, in a worker where one is wanted and can be had. */
+async function loadAt(
+  module: WebAssembly.Module,
+  place: ModelPlace,
+  options: LoadOptions,
+): Promise<Model> {
+  const page = typeof document !== 'undefined';
+  const target = options.consume ? 'cpu' : resolveTarget(options.device);
+  const wantsWorker = options.worker ?? page;
+  const own = options.fetch !== undefined || typeof options.headers === 'function';
+  if (wantsWorker && target !== 'cpu' && !own && typeof Worker !== 'undefined') {
+    const started = startWorker(options.worker === true);
+    const worker = await orAborted(started, options.signal, (late) => late?.terminate());
+    if (worker) {
+      return await loadInWorker(module, worker, place, options, storeWish(place, options));
+    }
+  }
+  const { source, name } = openPlace(place, options);
+  return await loadHere(module, source, name, options, storeOpener(place, options));
+}
+
+function openPlace(place: ModelPlace, options: LoadOptions): { source: Source; name: string } {
+  return 'url' in place ? httpModel(place.url, options) : blobModel(place);
+}
+
+/** The store that the options ask for, in front of a source; undefined where they ask for none. */
+function storeOpener(place: ModelPlace, options: LoadOptions): StoreOpener | undefined {
+  const wish = storeWish(place, options);
+  if (!wish) return undefined;
+  const { store, signal } = options;
+  const open = store instanceof ModelStore ? () => Promise.resolve(store) : () => openStore();
+  return (origin) => StoreUse.begin(open, wish.key, origin, { ...wish, signal });
 }
 
 /** The store of this browser, of which an origin may have several by name. Rejects with `io` where there is none. */
@@ -85,10 +108,15 @@ export async function openStore(name: string = DEFAULT_ROOT): Promise<ModelStore
 }
 
 function storeWish(place: ModelPlace, options: LoadOptions): StoreWish | undefined {
-  const { store, storeKey: key, budgetBytes = DEFAULT_BUDGET_BYTES } = options;
+  const { store, storeKey: key, budgetBytes = DEFAULT_BUDGET_BYTES, integrity } = options;
   if (!('url' in place) || store === undefined || store === false) return undefined;
   const root = store === true ? DEFAULT_ROOT : store.platform.place.root;
-  return { root, key: storeKey(place.url, key), budgetBytes };
+  return {
+    root,
+    key: storeKey(place.url, key),
+    budgetBytes,
+    ...(integrity === undefined ? {} : { integrity }),
+  };
 }
 
 async function modelPlace(

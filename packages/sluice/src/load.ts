@@ -38,7 +38,8 @@ export async function loadHere(
   try {
     use = await openStore?.(origin);
     const source = use?.source ?? origin;
-    const loader = await openModel(module, source, name, options.signal);
+    if (options.integrity !== undefined && !use) throw integrityNeedsStore();
+    const loader = await openModel(module, source, name, options.signal, checkOf(use));
     const manifest = loader.manifest();
     const target = options.consume ? 'consume' : resolveTarget(options.device);
     const staged = target !== 'consume' && target !== 'cpu';
@@ -79,6 +80,21 @@ export async function loadHere(
     await use?.close();
     throw asSluiceError(error);
   }
+}
+
+/** Holds the manifest to what the load was pinned to. */
+export function checkOf(
+  use: StoreUse | undefined,
+): ((path: string, bytes: Uint8Array<ArrayBuffer>) => Promise<void>) | undefined {
+  return use?.pinned && ((path, bytes) => use.check(path, bytes));
+}
+
+export function integrityNeedsStore(): SluiceError {
+  return new SluiceError(
+    'invalid_argument',
+    'option integrity needs the local store, in which whole files are checked',
+    { hint: 'pass the option store, and a URL' },
+  );
 }
 
 /** Where a load's bytes go, and what its tensors are then. */

@@ -1,11 +1,13 @@
 import type { DTYPES } from './generated/abi.js';
+import type { DiskTensor } from './store/disk_tensor.js';
 import type { StoreReport } from './store/session.js';
 import type { LoadProgress } from './wasm/loader_module.js';
 
 /** Names of element types, as TVM and numpy spell them; GGUF's blocks as ggml does (`q4_1`). */
 export type DType = keyof typeof DTYPES;
 
-interface TensorBase {
+/** What tensors have wherever they are. */
+export interface TensorBase {
   readonly name: string;
   /** The element type of the loaded bytes. */
   readonly dtype: DType;
@@ -30,7 +32,7 @@ export interface CpuTensor extends TensorBase {
   readonly data: Uint8Array<ArrayBuffer>;
 }
 
-export type LoadedTensor = GpuTensor | CpuTensor;
+export type LoadedTensor = GpuTensor | CpuTensor | DiskTensor;
 
 /** What a load did. */
 export interface LoadReport extends LoadProgress {
@@ -57,6 +59,7 @@ export class Model {
   readonly device: GPUDevice | undefined;
   readonly report: LoadReport;
   readonly #ownsDevice: boolean;
+  #release: (() => void) | undefined;
 
   constructor(parts: {
     format: string;
@@ -65,6 +68,8 @@ export class Model {
     device: GPUDevice | undefined;
     ownsDevice: boolean;
     report: LoadReport;
+    /** Called once by destroy(): what else belongs to the model. */
+    release?: (() => void) | undefined;
   }) {
     this.format = parts.format;
     this.metadata = parts.metadata;
@@ -72,6 +77,7 @@ export class Model {
     this.device = parts.device;
     this.report = parts.report;
     this.#ownsDevice = parts.ownsDevice;
+    this.#release = parts.release;
   }
 
   /** The tensor of that name, or undefined. */
@@ -87,5 +93,7 @@ export class Model {
     }
     for (const buffer of buffers) buffer.destroy();
     if (this.#ownsDevice) this.device?.destroy();
+    this.#release?.();
+    this.#release = undefined;
   }
 }

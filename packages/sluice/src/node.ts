@@ -7,6 +7,7 @@ import { asSluiceError, SluiceError } from './errors.js';
 import { loadHere, type StoreOpener } from './load.js';
 import type { Model } from './model.js';
 import { DEFAULT_BUDGET_BYTES, type LoadOptions } from './options.js';
+import { loadPlaced } from './placement.js';
 import { blobModel } from './sources/blob.js';
 import { FileSource } from './sources/file.js';
 import { httpModel } from './sources/http_model.js';
@@ -49,10 +50,15 @@ export async function loadModel(
 ): Promise<Model> {
   try {
     const module = await loaderModule();
-    const { source, name } = isModelFiles(from)
-      ? blobModel(await modelOfFiles(from))
-      : await modelAt(from, options);
-    return await loadHere(module, source, name, options, storeOpener(from, options));
+    const openStore = storeOpener(from, options);
+    const openSource = async (): Promise<{ source: Source; name: string }> =>
+      isModelFiles(from) ? blobModel(await modelOfFiles(from)) : modelAt(from, options);
+    const load = async (part: LoadOptions): Promise<Model> => {
+      const { source, name } = await openSource();
+      return loadHere(module, source, name, part, openStore);
+    };
+    if (options.placement === undefined) return await load(options);
+    return await loadPlaced({ module, source: openSource, openStore, load }, options);
   } catch (error) {
     throw asSluiceError(error);
   }
@@ -70,13 +76,17 @@ function defaultDirectory(): string {
 
 function storeOpener(
   from: string | URL | ModelFiles,
-  { store, storeKey: key, signal, budgetBytes = DEFAULT_BUDGET_BYTES }: LoadOptions,
+  { store, storeKey: key, signal, budgetBytes = DEFAULT_BUDGET_BYTES, integrity }: LoadOptions,
 ): StoreOpener | undefined {
   if (store === undefined || store === false || isModelFiles(from)) return undefined;
   if (!/^https?:/i.test(String(from))) return undefined;
   return (origin) => {
     const open = store === true ? () => openStore() : () => Promise.resolve(store);
-    return StoreUse.begin(open, storeKey(String(from), key), origin, { budgetBytes, signal });
+    return StoreUse.begin(open, storeKey(String(from), key), origin, {
+      budgetBytes,
+      signal,
+      integrity,
+    });
   };
 }
 

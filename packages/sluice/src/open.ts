@@ -19,6 +19,7 @@ export async function openModel(
   source: ModelSource,
   name: string,
   signal?: AbortSignal,
+  check?: (path: string, bytes: Uint8Array<ArrayBuffer>) => Promise<void>,
 ): Promise<LoaderModel> {
   const model = await LoaderModel.create(module, name);
   // Also what a server leaves unanswered ends with the abort, and what is read ahead with an error
@@ -44,8 +45,12 @@ export async function openModel(
         ahead.set(file, early);
       }
       const found = await reading;
-      if (found === undefined) missing(model, source.describe(path));
-      else model.provide(found.bytes, found.fileBytes);
+      if (found === undefined) {
+        missing(model, source.describe(path));
+      } else {
+        await check?.(path, found.bytes);
+        model.provide(found.bytes, found.fileBytes);
+      }
     }
     return model;
   } catch (error) {
@@ -84,7 +89,7 @@ function withHint(error: unknown, hint: string | undefined): unknown {
 }
 
 interface Found {
-  bytes: Uint8Array;
+  bytes: Uint8Array<ArrayBuffer>;
   fileBytes: number | undefined;
 }
 

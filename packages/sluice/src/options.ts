@@ -26,6 +26,9 @@ export interface TensorInfo {
   readonly nbytes: number;
 }
 
+/** Where a tensor is kept. */
+export type Placement = 'gpu' | 'cpu' | 'disk';
+
 export interface LoadOptions {
   /**
    * Where tensors go. A GPUDevice; 'gpu' to request one with limits as this model needs them; 'cpu' for
@@ -54,6 +57,11 @@ export interface LoadOptions {
    * without STORAGE.
    */
   expand?: 'auto' | 'device' | 'cpu';
+  /**
+   * Where tensors go, all or each: 'gpu' (where `device` says), 'cpu', or 'disk': kept in the local store and read by
+   * rows, for tables of which a little is used at a time (see DiskTensor). Needs `store` for 'disk'.
+   */
+  placement?: Placement | ((tensor: ManifestTensor) => Placement);
   /** How bytes reach the GPU: 'auto', the default, measures the device once. */
   upload?: UploadPath | 'auto';
   /** GPUBufferUsage of the tensors' buffers: STORAGE | COPY_SRC | COPY_DST unless given. */
@@ -72,6 +80,12 @@ export interface LoadOptions {
    * or one of openStore(). Where there is none, the load goes on without, and console.warn() says so once.
    */
   store?: boolean | ModelStore;
+  /**
+   * Pins the model: 'sha256-…' (base64, as for subresource integrity) of its manifest, whose own digests then cover
+   * every file, or of the file where a model is one file. Anything else is refused, with `checksum_mismatch`; the
+   * model is checked, whole files of it, before loadModel() resolves. Needs `store`.
+   */
+  integrity?: string;
   /** The model's name in the store; its URL unless given. For URLs that differ each time, as signed ones do. */
   storeKey?: string;
   /** Instead of keeping tensors, passes their bytes here, each tensor's in order. No device is used. */
@@ -94,6 +108,12 @@ export interface LoadOptions {
 }
 
 export const DEFAULT_BUDGET_BYTES = 64 * 2 ** 20;
+/**
+ * What the requests under way may have asked for, all together. Chromium takes in whole responses, read or not, and
+ * holds them beside the budget (its BufferingBytesConsumer).
+ */
+const REQUESTED_BYTES = 64 * 2 ** 20;
+const MAX_REQUEST_BYTES = 32 * 2 ** 20;
 
 /** The plan's options for a manifest. Errors: `invalid_argument`, naming a tensor that is not there. */
 export function planOptions(
@@ -131,9 +151,14 @@ export function planOptions(
       throw new SluiceError('invalid_argument', `option ${name} is ${value}; expected a number`);
     }
   }
+  const { connections = 4 } = options;
   const plan: PlanOptions = {
     budgetBytes: (options.budgetBytes ?? DEFAULT_BUDGET_BYTES) - reservedBytes,
-    connections: options.connections ?? 4,
+    connections,
+    maxSegmentBytes: Math.min(
+      MAX_REQUEST_BYTES,
+      Math.ceil(REQUESTED_BYTES / Math.max(connections, 1)),
+    ),
     ...sink,
   };
   if (!sink.staged) plan.shareBelowBytes = 0;
@@ -142,6 +167,16 @@ export function planOptions(
   if (options.dtype !== undefined && options.dtype !== 'stored') plan.dtype = options.dtype;
   if (options.tensors !== undefined) plan.selected = select(options.tensors, manifest);
   return plan;
+}
+
+/** The tensors that the option `tensors` asks for, in the manifest's order. Errors as planOptions(). */
+export function selectTensors(
+  tensors: LoadOptions['tensors'],
+  manifest: ModelManifest,
+): ManifestTensor[] {
+  if (tensors === undefined) return manifest.tensors;
+  const chosen = new Set(select(tensors, manifest));
+  return manifest.tensors.filter((_, index) => chosen.has(index));
 }
 
 function select(tensors: NonNullable<LoadOptions['tensors']>, manifest: ModelManifest): number[] {

@@ -4,6 +4,7 @@
  */
 import { asSluiceError, SluiceError } from './errors.js';
 import { runLoad } from './engine.js';
+import { checkOf } from './load.js';
 import { openModel } from './open.js';
 import { RemoteSink } from './sinks/remote_sink.js';
 import { blobModel } from './sources/blob.js';
@@ -28,9 +29,9 @@ let manifest: ModelManifest | undefined;
 let plan: ModelPlan | undefined;
 let use: StoreUse | undefined;
 
-function beginUse({ root, key, budgetBytes }: StoreWish, origin: Source) {
+function beginUse({ root, key, budgetBytes, integrity }: StoreWish, origin: Source) {
   const open = async () => new ModelStore(await browserPlatform(root));
-  return StoreUse.begin(open, key, origin, { budgetBytes });
+  return StoreUse.begin(open, key, origin, { budgetBytes, integrity });
 }
 
 async function handle(message: ToWorker): Promise<void> {
@@ -40,7 +41,7 @@ async function handle(message: ToWorker): Promise<void> {
       const opened = 'url' in place ? httpModel(place.url, place.http) : blobModel(place);
       source = opened.source;
       use = store && (await beginUse(store, source));
-      model = await openModel(module, use?.source ?? source, opened.name);
+      model = await openModel(module, use?.source ?? source, opened.name, undefined, checkOf(use));
       manifest = model.manifest();
       scope.postMessage({ type: 'opened', manifest, reservedBytes: use?.budgetBytes ?? 0 });
       break;

@@ -20,6 +20,7 @@ export interface StoreWish {
   root: string;
   key: string;
   budgetBytes: number;
+  integrity?: string;
 }
 
 /**

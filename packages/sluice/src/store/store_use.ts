@@ -3,6 +3,8 @@ import type { Source } from '../sources/source.js';
 import type { ModelManifest, ModelPlan } from '../wasm/loader_module.js';
 import type { ModelStore } from './model_store.js';
 import type { FileChecksum, ModelSession, StoreReport } from './session.js';
+import { checkManifest, parseIntegrity, type PinnedDigest } from '../integrity.js';
+import { fetchRanges, type FileRange } from './fetch_ranges.js';
 import { StoredSource } from './stored_source.js';
 
 /** Memory for bytes on their way to the store, of a load's budget. */
@@ -17,6 +19,10 @@ export class StoreUse {
   readonly source: StoredSource;
   /** Bytes of the budget that it takes. */
   readonly budgetBytes: number;
+  /** What the model must be. */
+  readonly pinned: PinnedDigest | undefined;
+  /** The pin is that of a manifest, which says what the files are. */
+  #byManifest = false;
   readonly #store: ModelStore;
   readonly #session: ModelSession;
 
@@ -25,7 +31,9 @@ export class StoreUse {
     session: ModelSession,
     source: StoredSource,
     budgetBytes: number,
+    pinned: PinnedDigest | undefined,
   ) {
+    this.pinned = pinned;
     this.#store = store;
     this.#session = session;
     this.source = source;
@@ -40,21 +48,42 @@ export class StoreUse {
     openStore: () => Promise<ModelStore>,
     key: string,
     origin: Source,
-    options: { budgetBytes: number; signal?: AbortSignal | undefined },
+    options: {
+      budgetBytes: number;
+      signal?: AbortSignal | undefined;
+      integrity?: string | undefined;
+    },
   ): Promise<StoreUse | undefined> {
+    const pinned = options.integrity === undefined ? undefined : parseIntegrity(options.integrity);
     const budgetBytes = storeShare(options.budgetBytes);
     try {
       const store = await openStore();
       const session = await store.session(key, { poolBytes: budgetBytes, signal: options.signal });
-      return new StoreUse(store, session, new StoredSource(session, origin), budgetBytes);
+      return new StoreUse(store, session, new StoredSource(session, origin), budgetBytes, pinned);
     } catch (cause) {
       const error = asSluiceError(cause);
-      if (error.code === 'aborted' || error.code === 'invalid_argument') throw error;
+      if (pinned || error.code === 'aborted' || error.code === 'invalid_argument') throw error;
       // eslint-disable-next-line no-console -- loading works, and nothing else tells why the next takes as long
       if (!warned) console.warn(`sluice: models are not kept on this device: ${error.message}`);
       warned = true;
       return undefined;
     }
+  }
+
+  /** For openModel(): holds a manifest to the pin. Rejects with `checksum_mismatch`, and forgets what was stored of it. */
+  async check(path: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    if (!this.pinned || this.#byManifest || !path.endsWith('.json')) return;
+    this.#byManifest = true;
+    try {
+      await checkManifest(this.source.describe(path), bytes, this.pinned);
+    } catch (error) {
+      this.#session.drop(path);
+      throw error;
+    }
+  }
+
+  get session(): ModelSession {
+    return this.#session;
   }
 
   get report(): StoreReport {
@@ -63,25 +92,92 @@ export class StoreUse {
 
   /** The manifest is read and the load is planned: makes room for what will be fetched. */
   async planned(manifest: ModelManifest, plan: ModelPlan): Promise<void> {
+    const files = filesOf(manifest, plan);
+    if (this.pinned && !this.#isOneFile(manifest)) requireDigests(files);
+    await this.#makeRoom(files);
+  }
+
+  /**
+   * Sees to it that ranges of the model's files lie in the store, verified, and lets others fetch from then on: the
+   * session is to be read from. Where they cannot be kept, `report.problem` says why.
+   */
+  async keep(
+    manifest: ModelManifest,
+    ranges: readonly FileRange[],
+    options: Parameters<typeof fetchRanges>[3],
+  ): Promise<void> {
+    const paths = new Set(ranges.map(({ path }) => path));
+    await this.#makeRoom(manifest.files.filter(({ path }) => paths.has(path)));
+    if (this.report.problem === undefined) {
+      await fetchRanges(this.#session, this.source, ranges, options);
+    }
+    await this.#session.onlyRead();
+  }
+
+  async #makeRoom(files: ModelManifest['files']): Promise<void> {
     this.source.opened();
-    const missing = this.#session.missingBytes(filesOf(manifest, plan));
+    const missing = this.#session.missingBytes(files);
     if (missing === 0) return;
-    const problem = await this.#store.makeRoom(missing);
+    // No trouble with other models is a reason not to load this one
+    const problem = await this.#store.makeRoom(missing).catch(asSluiceError);
     if (problem) this.#session.endStoring(problem);
   }
 
   /** Every tensor is there. Rejects with `checksum_mismatch` where a file is not what the manifest promises. */
   async finish(manifest: ModelManifest, plan: ModelPlan): Promise<void> {
-    const checksums = filesOf(manifest, plan).flatMap(({ path, md5 }): FileChecksum[] =>
+    const files = filesOf(manifest, plan);
+    const checksums = files.flatMap(({ path, md5 }): FileChecksum[] =>
       md5 === undefined ? [] : [{ path, algorithm: 'md5', digest: md5 }],
     );
+    if (this.pinned) {
+      if (this.#isOneFile(manifest)) {
+        const path = files[0]?.path ?? '';
+        checksums.push({ path, algorithm: 'sha256', digest: this.pinned });
+      }
+      await this.#wholeFiles(files);
+    }
     await this.#session.finish(checksums);
+  }
+
+  /** The model is one file by itself, without a manifest that says what others hold. */
+  #isOneFile({ files }: ModelManifest): boolean {
+    return !this.#byManifest && files.length === 1;
+  }
+
+  /** Fetches what no tensor needed of these files, so that they can be checked. */
+  async #wholeFiles(files: ModelManifest['files']): Promise<void> {
+    const ranges = files.flatMap(({ path, nbytes }): FileRange[] => {
+      const end = this.#session.fileBytes(path) ?? nbytes;
+      return end === undefined ? [] : [{ path, begin: 0, end }];
+    });
+    await this.#session.settled();
+    await fetchRanges(this.#session, this.source, ranges, { connections: 1 });
+    await this.#session.settled();
+    const { problem } = this.report;
+    if (problem === undefined) return;
+    throw new SluiceError(
+      'quota_exceeded',
+      `the model cannot be checked, which integrity asks for: ${problem}`,
+      {
+        hint: 'files are checked in the local store: free space on this device',
+      },
+    );
   }
 
   /** Keeps what was fetched, and gives everything up. Never rejects. */
   async close(): Promise<void> {
     await this.#session.close().catch(() => undefined);
   }
+}
+
+function requireDigests(files: ModelManifest['files']): void {
+  const file = files.find(({ md5 }) => md5 === undefined);
+  if (!file) return;
+  throw new SluiceError(
+    'invalid_argument',
+    `${file.path}: the manifest has no digest of this file, so that integrity says nothing of its bytes`,
+    { file: file.path, hint: '`sluice pack` writes a manifest with digests' },
+  );
 }
 
 /** The files of which the plan takes tensors. */
