@@ -94,7 +94,6 @@ export class Expander {
 
   /** Makes what the conversions need. Rejects with `out_of_device_memory`, `device_limit` or `device_lost`. */
   async prepare(slotBytes: number, conversions: readonly Conversion[]): Promise<void> {
-    if (conversions.length === 0) return;
     const what = `a buffer of ${slotBytes} bytes to expand tensors from`;
     const { maxStorageBufferBindingSize: limit } = this.#device.limits;
     if (slotBytes > limit) {

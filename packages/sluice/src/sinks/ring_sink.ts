@@ -57,7 +57,7 @@ export class RingSink implements GpuSlotSink {
     checkSlots(slots, slotBytes);
     if (this.#slotBytes !== 0) throw new SluiceError('internal', 'prepare() was called twice');
     this.#slotBytes = slotBytes;
-    await this.#expander.prepare(slotBytes, conversions);
+    if (conversions.length > 0) await this.#expander.prepare(slotBytes, conversions);
     this.#lifeline.check();
     const made = createMappedSlots(this.#device, slots, slotBytes, this.#staging);
     let buffers: GPUBuffer[];

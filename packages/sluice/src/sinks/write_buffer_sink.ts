@@ -77,7 +77,7 @@ export class WriteBufferSink implements GpuSlotSink {
     checkSlots(slots, slotBytes);
     if (this.#slotBytes !== 0) throw new SluiceError('internal', 'prepare() was called twice');
     this.#slotBytes = slotBytes;
-    await this.#expander.prepare(slotBytes, conversions);
+    if (conversions.length > 0) await this.#expander.prepare(slotBytes, conversions);
     this.#lifeline.check();
     try {
       for (let i = 0; i < slots; i++) {
