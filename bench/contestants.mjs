@@ -221,7 +221,11 @@ export async function common({ model, device }) {
 
 /** The package, as a person would call it. */
 export async function sluice({ model, device, loadModel }, { options }) {
-  const loaded = await loadModel(`${model.url}/tensor-cache.json`, { device, ...options });
+  const loaded = await loadModel(`${model.url}/tensor-cache.json`, {
+    device,
+    store: false,
+    ...options,
+  });
   await device.queue.onSubmittedWorkDone();
   return {
     note: `${loaded.report.upload}, ${loaded.report.thread}`,
@@ -234,6 +238,7 @@ export async function sluice({ model, device, loadModel }, { options }) {
 export async function drop({ model, loadModel }, { options }) {
   let received = 0;
   await loadModel(`${model.url}/tensor-cache.json`, {
+    store: false,
     ...options,
     consume(tensor, offset, bytes) {
       received += bytes.length;

@@ -29,6 +29,7 @@ export async function loadInPage(options: {
   page.model = await loadModel(options.url, {
     device: 'gpu',
     budgetBytes: options.budgetBytes,
+    store: false,
     onProgress: ({ outputBytesDone, outputBytes }) => {
       void page.report(outputBytesDone, outputBytes);
     },

@@ -41,6 +41,7 @@ export async function readBytes(
     }
     return out;
   }
+  if (tensor.location === 'disk') throw new Error(`${tensor.name} is on disk, to be read by rows`);
   const { device } = model;
   if (!device) throw new Error('the model has tensors on a GPU and no device');
   const padded = (bytes: number): number => Math.ceil(bytes / 4) * 4;

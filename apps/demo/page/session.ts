@@ -63,6 +63,7 @@ export class Session {
     const seen: ManifestTensor[] = [];
     try {
       const model = await loadModel(this.source.location, {
+        store: false,
         device,
         dtype,
         budgetBytes,

@@ -108,8 +108,8 @@ export async function openStore(name: string = DEFAULT_ROOT): Promise<ModelStore
 }
 
 function storeWish(place: ModelPlace, options: LoadOptions): StoreWish | undefined {
-  const { store, storeKey: key, budgetBytes = DEFAULT_BUDGET_BYTES, integrity } = options;
-  if (!('url' in place) || store === undefined || store === false) return undefined;
+  const { store = true, storeKey: key, budgetBytes = DEFAULT_BUDGET_BYTES, integrity } = options;
+  if (!('url' in place) || store === false) return undefined;
   const root = store === true ? DEFAULT_ROOT : store.platform.place.root;
   return {
     root,

@@ -77,7 +77,8 @@ export interface LoadOptions {
   worker?: boolean;
   /**
    * For http(s): keeps what is fetched on this device, and takes from there what is kept. True for the default store,
-   * or one of openStore(). Where there is none, the load goes on without, and console.warn() says so once.
+   * or one of openStore(); false for none. True in browsers unless given, false in Node. Where there is none, the load
+   * goes on without, and console.warn() says so once.
    */
   store?: boolean | ModelStore;
   /**

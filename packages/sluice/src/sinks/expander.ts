@@ -149,6 +149,13 @@ export class Expander {
     return end === 0 ? undefined : { offset: begin, nbytes: end - begin };
   }
 
+  /** Throws `internal` unless it was prepared for every piece. */
+  check(pieces: readonly Piece[]): void {
+    for (const { expand } of pieces) {
+      if (expand && !this.#pipelines.has(nameOf(expand))) throw unprepared(nameOf(expand));
+    }
+  }
+
   /** Queues the expansion of the pieces, whose bytes must be queued for the scratch buffer. */
   expand(pieces: readonly Piece[]): void {
     const steps = pieces.flatMap((piece) => this.#steps(piece));

@@ -96,6 +96,7 @@ export class RingSink implements GpuSlotSink {
     const slot = this.#slots[index];
     if (slot?.view === undefined) throw slotFault(index, this.#slots.length);
     checkPieces(pieces, this.#slotBytes, (buffer) => this.#buffers.plan(buffer));
+    this.#expander.check(pieces);
     if (pieces.length === 0) return;
     slot.view = undefined;
     const upload = this.#send(slot, pieces);

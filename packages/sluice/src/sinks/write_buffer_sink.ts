@@ -110,6 +110,7 @@ export class WriteBufferSink implements GpuSlotSink {
     this.#lifeline.check();
     const slot = this.#freeSlot(index);
     const nbytes = checkPieces(pieces, this.#slotBytes, (buffer) => this.#buffers.plan(buffer));
+    this.#expander.check(pieces);
     if (pieces.length === 0) return;
     slot.held = true;
     const go = (): void => {

@@ -7,6 +7,8 @@ import type { Digest, RunningDigest, StoreModule } from './store_module.js';
  * are named as in the folder: data files '0', '1', … Offsets and counts are bytes.
  */
 export interface StoreIo {
+  /** What is asked now is begun at once; a worker is still being started otherwise. */
+  readonly ready: boolean;
   /** Makes a file `nbytes` long, and the quota's share with it. */
   resize(file: string, nbytes: number): Promise<void>;
   /**
@@ -53,6 +55,7 @@ const CHECKSUM_BYTES = 1024 * 1024;
 
 /** Carries out the operations at once, in the thread that calls. */
 export class LocalIo implements StoreIo {
+  readonly ready = true;
   readonly #folder: StoreFolder;
   readonly #module: StoreModule;
   readonly #files = new Map<string, Promise<SyncFile>>();

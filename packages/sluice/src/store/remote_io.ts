@@ -20,7 +20,7 @@ export interface Port {
   terminate(): void;
 }
 
-type Method = Exclude<keyof StoreIo, 'close'>;
+type Method = Exclude<keyof StoreIo, 'close' | 'ready'>;
 
 type Request =
   | { id: number; open: { module: WebAssembly.Module; place: StorePlace; folder: string } }
@@ -79,6 +79,8 @@ export async function openModelFolder(
 
 /** The operations in a worker. */
 export class RemoteIo implements StoreIo {
+  /** The worker runs and has opened the folder. */
+  ready = false;
   readonly #port: Promise<Port>;
   readonly #waiting = new Map<
     number,
@@ -106,9 +108,14 @@ export class RemoteIo implements StoreIo {
     this.#port.catch((error: unknown) => {
       this.#failedWorker(asSluiceError(error).message);
     });
-    this.#ask({ id: this.#next++, open: { module, place, folder } }).catch((error: unknown) => {
-      this.#fail(asSluiceError(error));
-    });
+    this.#ask({ id: this.#next++, open: { module, place, folder } }).then(
+      () => {
+        this.ready = true;
+      },
+      (error: unknown) => {
+        this.#fail(asSluiceError(error));
+      },
+    );
   }
 
   async resize(file: string, nbytes: number): Promise<void> {

@@ -484,12 +484,14 @@ export class ModelSession {
       this.#cannotRead(error);
       return false;
     }
-    const wanted = this.#verifyOnce(path, run);
+    const ready = this.#ios.filter((io) => io.ready);
+    // Until a worker runs, this thread looks at what is wanted now, rather than wait
+    const wanted = this.#verifyOnce(path, run, ready[0] ? ready : this.#local ? [this.#local] : this.#ios);
     let next = run.end;
-    for (let ahead = 0; ahead < VERIFY_AHEAD; ahead++) {
+    for (let ahead = ready[0] || !this.#local ? 0 : VERIFY_AHEAD; ahead < VERIFY_AHEAD; ahead++) {
       const following = this.find(path, next);
       if (!following.stored) break;
-      void this.#verifyOnce(path, following).catch(() => undefined);
+      void this.#verifyOnce(path, following, ready[0] ? ready : this.#ios).catch(() => undefined);
       next = following.end;
     }
     try {
@@ -515,7 +517,7 @@ export class ModelSession {
     this.#stopStoring(error);
   }
 
-  #verifyOnce(path: string, run: Run): Promise<boolean> {
+  #verifyOnce(path: string, run: Run, ios: readonly StoreIo[]): Promise<boolean> {
     const key = verifiedKey(path, run.begin);
     let verified = this.#verified.get(key);
     if (!verified) {

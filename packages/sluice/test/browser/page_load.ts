@@ -101,6 +101,7 @@ export async function load(request: LoadRequest): Promise<LoadOutcome> {
   const begin = performance.now();
   try {
     const model = await loadModel(request.url, {
+      store: false,
       ...request.options,
       device,
       signal: abort.signal,

@@ -133,7 +133,7 @@ async function hex(model: Sluice.Model, tensor: Sluice.LoadedTensor): Promise<st
   return text;
 }
 
-const LOAD = { worker: true, budgetBytes: 200_000 } as const;
+const LOAD = { worker: true, budgetBytes: 200_000, store: false } as const;
 
 /** Loads each URL, some at a time. */
 export async function loadEach(given: {

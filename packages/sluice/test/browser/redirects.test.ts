@@ -30,6 +30,7 @@ async function load(argument: {
   try {
     const model = await loadModel(url, {
       device: how === 'worker' ? 'gpu' : 'cpu',
+      store: false,
       headers: how === 'function' ? () => Promise.resolve(headers) : headers,
     });
     for (const [name, tensor] of model.tensors) {
