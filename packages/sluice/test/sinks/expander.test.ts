@@ -146,13 +146,18 @@ for (const [name, create] of KINDS) {
       await sink.prepare(1, SLOT_BYTES, [NARROW]);
       await sink.allocate(0, { nbytes: 16, tensor: 'odd' });
       sink.slot(0).fill(0xff);
+      // So that something lies behind the next upload's bytes
+      const before = { ...NARROW, nbytes: 8 };
+      await sink.upload(0, [
+        { slotOffset: 0, buffer: 0, bufferOffset: 8, nbytes: 16, expand: before },
+      ]);
       new Uint16Array(sink.slot(0).buffer, 0, 6).set([0, 0x3f80, 0, 0x4000, 0, 0x4040]);
       const expand = { ...NARROW, nbytes: 6 };
       const piece = { slotOffset: 0, buffer: 0, nbytes: 12, expand };
       await sink.upload(0, [{ ...piece, bufferOffset: 0 }]);
       await sink.flush();
       const halves = new Uint16Array((await readBack(device, sink.buffer(0))).buffer);
-      assert.deepEqual([...halves], [0x3f80, 0x4000, 0x4040, 0, 0, 0, 0, 0]);
+      assert.deepEqual([...halves], [0x3f80, 0x4000, 0x4040, 0, 0xffff, 0xffff, 0xffff, 0xffff]);
       sink.close(false);
       device.destroy();
     });
