@@ -49,7 +49,7 @@ export async function loadHere(
         staged,
         expandOnDevice: chosen.expandOnDevice,
         slotCopies: staged ? GPU_SLOT_COPIES : 1,
-        reservedBytes: use?.budgetBytes ?? 0,
+        reservedBytes: use?.budgetBytes(manifest) ?? 0,
       }),
     );
     await use?.planned(manifest, plan);

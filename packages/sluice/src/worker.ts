@@ -43,7 +43,8 @@ async function handle(message: ToWorker): Promise<void> {
       use = store && (await beginUse(store, source));
       model = await openModel(module, use?.source ?? source, opened.name, undefined, checkOf(use));
       manifest = model.manifest();
-      scope.postMessage({ type: 'opened', manifest, reservedBytes: use?.budgetBytes ?? 0 });
+      const reservedBytes = use?.budgetBytes(manifest) ?? 0;
+      scope.postMessage({ type: 'opened', manifest, reservedBytes });
       break;
     }
     case 'plan':

@@ -1,7 +1,8 @@
 /** Blocks of memory on their way to the store: a fixed number, so that a slow disk slows the download and not the page. */
 export class BlockPool {
   readonly blockBytes: number;
-  #left: number;
+  #most: number;
+  #made = 0;
   readonly #idle: ArrayBuffer[] = [];
   readonly #waiting: ((block: ArrayBuffer | undefined) => void)[] = [];
   readonly #spill: () => void;
@@ -14,7 +15,20 @@ export class BlockPool {
   constructor(nbytes: number, spill: () => void) {
     this.#spill = spill;
     this.blockBytes = Math.max(Math.min(2 ** 20, nbytes / 4), 2 ** 12) & ~0xfff;
-    this.#left = Math.max(Math.floor(nbytes / this.blockBytes), 2);
+    this.#most = Math.max(Math.floor(nbytes / this.blockBytes), 2);
+  }
+
+  /** Bytes of all blocks. */
+  get nbytes(): number {
+    return this.#most * this.blockBytes;
+  }
+
+  /** From now on at most `nbytes` bytes in all, but no fewer than there are, and at least two blocks. */
+  limit(nbytes: number): void {
+    this.#most = Math.min(
+      this.#most,
+      Math.max(Math.floor(nbytes / this.blockBytes), this.#made, 2),
+    );
   }
 
   /** The next free block; undefined once the pool is closed. */
@@ -22,8 +36,8 @@ export class BlockPool {
     if (this.#closed) return undefined;
     const idle = this.#idle.pop();
     if (idle) return idle;
-    if (this.#left > 0) {
-      this.#left--;
+    if (this.#made < this.#most) {
+      this.#made++;
       return new ArrayBuffer(this.blockBytes);
     }
     return new Promise((resolve) => {

@@ -22,6 +22,8 @@ export const MAX_JOURNAL_BYTES = 64 * 2 ** 20;
 const COMPACT_FROM_BYTES = 1 << 20;
 const MAX_OFFSET = 2 ** 53;
 const NO_VALIDATORS: Validators = { etag: '', lastModified: '' };
+/** Memory for what is fetched again where all is stored and some of it is damaged. */
+const REPAIR_BYTES = 2 * 2 ** 20;
 /** Extents that are verified ahead of the one that is wanted. */
 const VERIFY_AHEAD = 6;
 
@@ -98,6 +100,8 @@ export class ModelSession {
   /** Stored bytes cannot be read here; they are fetched as if there were none. */
   #unreadable = false;
   readonly #damaged = new Set<string>();
+  /** Extents that are written and not committed yet. */
+  readonly #arriving = new Set<{ path: string; begin: number; end: number; done: Promise<void> }>();
   #releaseWrite: Release | undefined;
   #becomingWriter: Promise<boolean> | undefined;
   #journalEnd = 0;
@@ -221,6 +225,13 @@ export class ModelSession {
       return { ...run, end: Math.min(run.end, size) };
     }
     return { stored: false, begin: 0, end: size, digest: { low: 0, high: 0 } };
+  }
+
+  /** Waits for an extent with the byte at `offset` that is being stored: find() knows it then. */
+  async arrived(path: string, offset: number): Promise<void> {
+    for (const extent of this.#arriving) {
+      if (extent.path === path && extent.begin <= offset && offset < extent.end) await extent.done;
+    }
   }
 
   /** True where some of the file is stored, and the server must be asked whether it is still that file. */
@@ -404,6 +415,13 @@ export class ModelSession {
       pending: (work) => {
         this.#wait(work);
       },
+      arriving: (begin, end, work) => {
+        const done = work
+          .catch(() => undefined) // heard by pending()
+          .finally(() => this.#arriving.delete(extent));
+        const extent = { path, begin, end, done };
+        this.#arriving.add(extent);
+      },
       commit: (begin, end, digest) => {
         if (this.#off || this.#files.get(path)?.index !== index) return;
         try {
@@ -484,14 +502,14 @@ export class ModelSession {
       this.#cannotRead(error);
       return false;
     }
-    const ready = this.#ios.filter((io) => io.ready);
-    // Until a worker runs, this thread looks at what is wanted now, rather than wait
-    const wanted = this.#verifyOnce(path, run, ready[0] ? ready : this.#local ? [this.#local] : this.#ios);
+    const ios = this.#verifiers();
+    const wanted = this.#verifyOnce(path, run, ios);
     let next = run.end;
-    for (let ahead = ready[0] || !this.#local ? 0 : VERIFY_AHEAD; ahead < VERIFY_AHEAD; ahead++) {
+    // This thread has better to do than to look ahead
+    for (let ahead = 0; ahead < VERIFY_AHEAD && ios[0] !== this.#local; ahead++) {
       const following = this.find(path, next);
       if (!following.stored) break;
-      void this.#verifyOnce(path, following, ready[0] ? ready : this.#ios).catch(() => undefined);
+      void this.#verifyOnce(path, following, ios).catch(() => undefined);
       next = following.end;
     }
     try {
@@ -517,12 +535,19 @@ export class ModelSession {
     this.#stopStoring(error);
   }
 
+  /** Who can look at stored bytes now: workers that run; until one does, this thread, rather than wait for it. */
+  #verifiers(): readonly StoreIo[] {
+    const ready = this.#ios.filter((io) => io.ready);
+    if (ready.length > 0) return ready;
+    return this.#local ? [this.#local] : this.#ios;
+  }
+
   #verifyOnce(path: string, run: Run, ios: readonly StoreIo[]): Promise<boolean> {
     const key = verifiedKey(path, run.begin);
     let verified = this.#verified.get(key);
     if (!verified) {
       const name = this.#files.get(path)?.name ?? '';
-      const io = this.#ios[this.#nextVerifier++ % this.#ios.length] ?? this.#first;
+      const io = ios[this.#nextVerifier++ % ios.length] ?? this.#first;
       verified = io
         .digest(name, run.begin, run.end)
         .then((digest) => digest?.low === run.digest.low && digest.high === run.digest.high);
@@ -576,6 +601,12 @@ export class ModelSession {
   /** Makes sure that so many more bytes may be stored; `problem` says why not. Storing goes on where they may. */
   endStoring(error: SluiceError): void {
     this.#stopStoring(error);
+  }
+
+  /** Where all of these files are stored, less memory is for bytes on their way there; gives how much may be used. */
+  poolBytesFor(paths: readonly string[]): number {
+    if (paths.every((path) => this.#info(path)?.complete)) this.#pool.limit(REPAIR_BYTES);
+    return this.#pool.nbytes;
   }
 
   /** Bytes of these files that are not stored yet. */

@@ -17,8 +17,6 @@ let warned = false;
 /** What one load does with the store, from its beginning to its end. */
 export class StoreUse {
   readonly source: StoredSource;
-  /** Bytes of the budget that it takes. */
-  readonly budgetBytes: number;
   /** What the model must be. */
   readonly pinned: PinnedDigest | undefined;
   /** The pin is that of a manifest, which says what the files are. */
@@ -30,14 +28,12 @@ export class StoreUse {
     store: ModelStore,
     session: ModelSession,
     source: StoredSource,
-    budgetBytes: number,
     pinned: PinnedDigest | undefined,
   ) {
     this.pinned = pinned;
     this.#store = store;
     this.#session = session;
     this.source = source;
-    this.budgetBytes = budgetBytes;
   }
 
   /**
@@ -59,7 +55,7 @@ export class StoreUse {
     try {
       const store = await openStore();
       const session = await store.session(key, { poolBytes: budgetBytes, signal: options.signal });
-      return new StoreUse(store, session, new StoredSource(session, origin), budgetBytes, pinned);
+      return new StoreUse(store, session, new StoredSource(session, origin), pinned);
     } catch (cause) {
       const error = asSluiceError(cause);
       if (pinned || error.code === 'aborted' || error.code === 'invalid_argument') throw error;
@@ -80,6 +76,11 @@ export class StoreUse {
       this.#session.drop(path);
       throw error;
     }
+  }
+
+  /** Bytes of the budget that it takes for a model with these files. */
+  budgetBytes({ files }: ModelManifest): number {
+    return this.#session.poolBytesFor(files.map(({ path }) => path));
   }
 
   get session(): ModelSession {
