@@ -16,6 +16,8 @@ export interface ExtentTarget {
   io(offset: number): { io: StoreIo; writer: number; file: string };
   /** To be waited for before the session ends; a failure ends storing. */
   pending(work: Promise<void>): void;
+  /** Bytes [begin, end) are all on their way, and committed when `work` is done. */
+  arriving(begin: number, end: number, work: Promise<void>): void;
   /** Bytes [begin, end) are written. */
   commit(begin: number, end: number, digest: Digest): void;
 }
@@ -138,10 +140,10 @@ export class ExtentWriter {
     this.#open = undefined;
     if (!extent || this.#at === extent.begin) return;
     const end = this.#at;
-    this.#target.pending(
-      extent.io.end(extent.writer).then((digest) => {
-        this.#target.commit(extent.begin, end, digest);
-      }),
-    );
+    const work = extent.io.end(extent.writer).then((digest) => {
+      this.#target.commit(extent.begin, end, digest);
+    });
+    this.#target.pending(work);
+    this.#target.arriving(extent.begin, end, work);
   }
 }

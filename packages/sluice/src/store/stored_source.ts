@@ -150,6 +150,8 @@ class StoredStream implements ModelStream {
 
   /** The verified extent in which the next byte lies, or undefined. */
   async #stored(): Promise<{ end: number } | undefined> {
+    // A manifest's end and a tensor's beginning are often of one request
+    await this.#session.arrived(this.#path, this.#at);
     const size = this.#session.fileBytes(this.#path);
     if (size !== undefined && this.#at >= size) return undefined;
     const run = this.#session.find(this.#path, this.#at);
