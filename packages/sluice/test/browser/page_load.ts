@@ -11,6 +11,7 @@ export interface LoadRequest {
   options?: Pick<
     Sluice.LoadOptions,
     | 'upload'
+    | 'expand'
     | 'worker'
     | 'budgetBytes'
     | 'connections'
