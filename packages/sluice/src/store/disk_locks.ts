@@ -56,7 +56,7 @@ export function diskLocks(directory: string): Locks {
     beat.unref();
     return () => {
       clearInterval(beat);
-      void remove(file);
+      return remove(file);
     };
   }
 

@@ -1,7 +1,7 @@
 import { SluiceError } from '../errors.js';
 
-/** Gives up what was locked; safe to call again. */
-export type Release = () => void;
+/** Gives up what was locked; safe to call again. Resolves when others can have it, and never rejects. */
+export type Release = () => Promise<void>;
 
 /** Locks among everything that uses one store: other threads, other tabs, other processes. */
 export interface Locks {
@@ -25,25 +25,25 @@ export function webLocks(): Locks {
         const options: LockOptions = { mode };
         if (!wait) options.ifAvailable = true;
         else if (signal) options.signal = signal;
-        navigator.locks
-          .request(name, options, (lock) => {
-            if (lock === null) {
-              resolve(undefined);
-              return undefined;
-            }
-            return new Promise<void>((release) => {
-              resolve(() => {
-                release();
-              });
+        const held = navigator.locks.request(name, options, (lock) => {
+          if (lock === null) {
+            resolve(undefined);
+            return undefined;
+          }
+          return new Promise<void>((release) => {
+            resolve(async () => {
+              release();
+              await held.catch(() => undefined);
             });
-          })
-          .catch((cause: unknown) => {
-            reject(
-              signal?.aborted
-                ? new SluiceError('aborted', 'the load was aborted by its caller', { cause })
-                : new SluiceError('io', `lock ${name} cannot be had: ${String(cause)}`, { cause }),
-            );
           });
+        });
+        held.catch((cause: unknown) => {
+          reject(
+            signal?.aborted
+              ? new SluiceError('aborted', 'the load was aborted by its caller', { cause })
+              : new SluiceError('io', `lock ${name} cannot be had: ${String(cause)}`, { cause }),
+          );
+        });
       });
     },
   };

@@ -1,8 +1,10 @@
 import { SluiceError } from '../errors.js';
+import { readError } from '../sources/blob.js';
 import type { StoreFolder } from './files.js';
 import type { StorePlatform } from './platform.js';
 import { JOURNAL, lockName, MAX_JOURNAL_BYTES, ModelSession } from './session.js';
 import { StoreModule, type StoredModelInfo } from './store_module.js';
+import { aborted } from '../util/abort.js';
 
 /** What the store has of one model. */
 export interface StoredModelEntry {
@@ -14,6 +16,7 @@ export interface StoredModelEntry {
   readonly storedBytes: number;
   /** Bytes of the files that are known of it, stored or not. */
   readonly totalBytes: number;
+  /** The epoch (0) where what the store knows of it cannot be read: it is being made, or damaged. */
   readonly createdAt: Date;
   readonly usedAt: Date;
   readonly files: readonly { path: string; nbytes: number | undefined; storedBytes: number }[];
@@ -49,8 +52,10 @@ export class ModelStore {
 
   /** Removes a model. False where it is in use, here or in another tab; true also where there was none. */
   async delete(key: string): Promise<boolean> {
+    // One whose key cannot be read is listed by the name of its folder
+    const listed = (await this.#all()).find(({ info }) => info.key === key);
     const module = await StoreModule.create(await this.platform.module());
-    return this.#remove(module.folderName(key));
+    return this.#remove(listed?.name ?? module.folderName(key));
   }
 
   /** Removes everything that is not in use; gives the keys of what stayed. */
@@ -99,10 +104,15 @@ export class ModelStore {
 
   /**
    * Copies a model's files into a folder, under their own names, where any loader finds them. Rejects with
-   * `not_found` where it is not stored, or not completely, and with `store_corrupt` where it is damaged.
+   * `not_found` where it is not stored, or not completely, and with `store_corrupt` where it is damaged. handleTarget()
+   * gives the target for a directory handle.
    */
-  async exportTo(key: string, target: FileTarget): Promise<void> {
-    const session = await this.session(key, { poolBytes: COPY_BYTES });
+  async exportTo(
+    key: string,
+    target: FileTarget,
+    { signal, onBytes }: CopyOptions = {},
+  ): Promise<void> {
+    const session = await this.session(key, { poolBytes: COPY_BYTES, signal });
     try {
       const { files } = session.snapshot();
       const missing = files.find(({ complete }) => !complete);
@@ -119,6 +129,7 @@ export class ModelStore {
         const writer = await target.create(path);
         try {
           for (let at = 0; at < (nbytes ?? 0);) {
+            if (signal?.aborted) throw aborted(signal);
             const run = session.find(path, at);
             if (!run.stored || !(await session.verify(path, run))) {
               throw new SluiceError(
@@ -137,30 +148,49 @@ export class ModelStore {
             if (!(stored instanceof Uint8Array)) stored.readInto(bytes, 0);
             await writer.write(bytes);
             at += bytes.byteLength;
+            onBytes?.(bytes.byteLength);
           }
-        } finally {
-          await writer.close();
+        } catch (error) {
+          await writer.abort?.();
+          throw error;
         }
+        await writer.close();
       }
     } finally {
       await session.close();
     }
   }
 
-  /** Stores the files of a model under a key, as if it had been loaded from there. */
-  async importFrom(key: string, files: AsyncIterable<{ path: string; file: Blob }>): Promise<void> {
-    const session = await this.session(key, { poolBytes: COPY_BYTES });
+  /**
+   * Stores the files of a model under a key, as if it had been loaded from there. filesForImport() gives them for what a
+   * person has chosen. Rejects with `quota_exceeded`, and as the files do.
+   */
+  async importFrom(
+    key: string,
+    files: AsyncIterable<{ path: string; file: Blob }>,
+    { signal, onBytes }: CopyOptions = {},
+  ): Promise<void> {
+    const session = await this.session(key, { poolBytes: COPY_BYTES, signal });
     try {
-      if (!(await session.writable())) throw new SluiceError('io', 'nothing can be stored here');
+      if (!(await session.writable())) {
+        throw new SluiceError('io', session.report.problem ?? 'nothing can be stored here');
+      }
       for await (const { path, file } of files) {
+        const full = await this.makeRoom(file.size);
+        if (full) throw full;
         session.drop(path);
         session.learn(path, file.size, { etag: '', lastModified: '' });
         const writer = await session.writer(path);
         for (let at = 0; writer && at < file.size; at += COPY_BYTES) {
-          await writer.write(
-            new Uint8Array(await file.slice(at, at + COPY_BYTES).arrayBuffer()),
-            at,
+          if (signal?.aborted) throw aborted(signal);
+          const part = file.slice(at, at + COPY_BYTES).arrayBuffer();
+          const bytes = new Uint8Array(
+            await part.catch((cause: unknown) => {
+              throw readError(path, cause);
+            }),
           );
+          await writer.write(bytes, at);
+          onBytes?.(bytes.byteLength);
         }
         if (writer) session.ended(writer);
       }
@@ -207,7 +237,7 @@ export class ModelStore {
       await (await this.#models()).remove(name);
       return true;
     } finally {
-      release();
+      await release();
     }
   }
 }
@@ -217,7 +247,17 @@ export interface FileTarget {
   create(path: string): Promise<{
     write(bytes: Uint8Array): Promise<void>;
     close(): Promise<void>;
+    /** Called instead of close() where the file will not be whole. */
+    abort?(): Promise<void>;
   }>;
+}
+
+/** Of a model that is exported or imported. */
+export interface CopyOptions {
+  /** Stops it; the promise rejects with `aborted`. */
+  signal?: AbortSignal;
+  /** Called with each number of bytes that has been copied. */
+  onBytes?: (nbytes: number) => void;
 }
 
 function entryOf(info: StoredModelInfo): StoredModelEntry {

@@ -192,7 +192,7 @@ export class ModelSession {
       });
     } catch (error) {
       for (const io of ios) void io.close();
-      releaseUse?.();
+      await releaseUse?.();
       throw asSluiceError(error);
     }
   }
@@ -323,7 +323,7 @@ export class ModelSession {
       signal: this.#giveUp.signal,
     });
     if (this.#closed) {
-      release?.();
+      await release?.();
       return false;
     }
     this.#releaseWrite = release;
@@ -467,7 +467,7 @@ export class ModelSession {
   async #readAlone(): Promise<boolean> {
     if (this.#alone) return true;
     const shared = await this.#reading?.catch(() => undefined);
-    shared?.();
+    await shared?.();
     const { root } = this.#platform.place;
     const alone = await this.#platform.locks.take(
       lockName(root, this.#folderName, 'read'),
@@ -483,7 +483,9 @@ export class ModelSession {
   /** Others may read along with a session that stays. */
   async #readAlong(): Promise<void> {
     if (!this.#alone) return;
-    (await this.#reading)?.();
+    await (
+      await this.#reading
+    )?.();
     this.#reading = undefined;
     this.#alone = false;
     await this.#read();
@@ -724,7 +726,7 @@ export class ModelSession {
     await this.#settle();
     await this.#readAlong();
     await this.#read();
-    this.#releaseWrite?.();
+    await this.#releaseWrite?.();
     this.#releaseWrite = undefined;
   }
 
@@ -744,9 +746,11 @@ export class ModelSession {
       [...this.#ios, ...(this.#local ? [this.#local] : [])].map((io) => io.close()),
     );
     this.#model.free();
-    this.#releaseWrite?.();
-    (await this.#reading?.catch(() => undefined))?.();
-    this.#releaseUse?.();
+    await this.#releaseWrite?.();
+    await (
+      await this.#reading?.catch(() => undefined)
+    )?.();
+    await this.#releaseUse?.();
   }
 
   #info(path: string): StoredFileInfo | undefined {
