@@ -8,7 +8,6 @@ import { loadModel, type LoadOptions, type Model } from 'sluice';
 import { nodeDevice } from '../sinks/node_gpu.js';
 import {
   gguf,
-  randomBytes,
   randomTensor,
   served,
   tensorCacheFiles,
