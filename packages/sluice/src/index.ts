@@ -10,7 +10,7 @@ import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './source
 import type { Source } from './sources/source.js';
 import { startWorker } from './start_worker.js';
 import { orAborted } from './util/abort.js';
-import { browserPlatform, DEFAULT_ROOT } from './store/browser.js';
+import { askToPersist, browserPlatform, DEFAULT_ROOT } from './store/browser.js';
 import { ModelStore } from './store/model_store.js';
 import { storeKey, StoreUse } from './store/store_use.js';
 import type { ModelPlace, StoreWish } from './worker_protocol.js';
@@ -53,16 +53,20 @@ export async function loadModel(
   try {
     const place = await modelPlace(from, options);
     const module = await loaderModule();
-    if (options.placement === undefined) return await loadAt(module, place, options);
-    return await loadPlaced(
-      {
-        module,
-        source: () => Promise.resolve(openPlace(place, options)),
-        openStore: storeOpener(place, options),
-        load: (part) => loadAt(module, place, part),
-      },
-      options,
-    );
+    const model =
+      options.placement === undefined
+        ? await loadAt(module, place, options)
+        : await loadPlaced(
+            {
+              module,
+              source: () => Promise.resolve(openPlace(place, options)),
+              openStore: storeOpener(place, options),
+              load: (part) => loadAt(module, place, part),
+            },
+            options,
+          );
+    if (model.report.store?.storedBytes) askToPersist();
+    return model;
   } catch (error) {
     throw asSluiceError(error);
   }

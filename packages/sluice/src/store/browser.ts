@@ -51,6 +51,22 @@ export async function browserPlatform(root: string = DEFAULT_ROOT): Promise<Stor
   };
 }
 
+let asked = false;
+
+/**
+ * Asks the browser, once a page, not to evict what is stored when the device runs out of space. It decides by itself or
+ * asks the person, and nothing depends on the answer. Workers cannot ask.
+ */
+export function askToPersist(): void {
+  if (asked || typeof document === 'undefined') return;
+  asked = true;
+  const { storage } = navigator;
+  storage
+    .persisted()
+    .then((persisted) => persisted || storage.persist())
+    .catch(() => undefined);
+}
+
 const shared = new Map<string, Promise<boolean>>();
 
 /** Whether this browser lets two handles be open on one file (the mode 'readwrite-unsafe'). */

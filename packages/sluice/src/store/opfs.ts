@@ -40,11 +40,6 @@ export async function opfsRoot(name: string): Promise<StoreFolder> {
   }
 }
 
-/** A folder that the page was given a handle of, as showDirectoryPicker() gives them: for export and import. */
-export function handleFolder(handle: FileSystemDirectoryHandle): StoreFolder {
-  return new OpfsFolder(handle, handle.name);
-}
-
 class OpfsFolder implements StoreFolder {
   readonly #handle: FileSystemDirectoryHandle;
   readonly #path: string;
@@ -188,7 +183,8 @@ class OpfsFile implements SyncFile {
   }
 }
 
-function fileError(path: string, what: string, cause: unknown): SluiceError {
+/** What went wrong with a file or folder, as a SluiceError: `cannot be ${what}`. */
+export function fileError(path: string, what: string, cause: unknown): SluiceError {
   if (cause instanceof SluiceError) return cause;
   const { name, message } = cause instanceof Error ? cause : { name: '', message: String(cause) };
   const code =
