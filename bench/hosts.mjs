@@ -79,8 +79,9 @@ function within(promise, milliseconds, what, ended) {
   );
 }
 
-export async function startChromium(server, { timeoutMilliseconds }) {
-  const profile = await mkdtemp(join(tmpdir(), 'sluice-bench-'));
+/** `profile`: the folder of a browser before, whose stores are wanted; it stays. Otherwise a fresh one. */
+export async function startChromium(server, { timeoutMilliseconds, profile: given }) {
+  const profile = given ?? (await mkdtemp(join(tmpdir(), 'sluice-bench-')));
   const flags = [
     ...CHROMIUM_FLAGS.split(/\s+/).filter(Boolean),
     `--user-data-dir=${profile}`,
@@ -116,7 +117,8 @@ export async function startChromium(server, { timeoutMilliseconds }) {
     } catch {
       // it has ended
     }
-    await rm(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+    if (given === undefined)
+      await rm(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
   };
   try {
     await within(report, START_MILLISECONDS, `${CHROMIUM}: no page\n${said}`, ended);

@@ -1,4 +1,7 @@
 // Memory of a process while it loads: of Node's, and of all processes of a browser, by their type.
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   browserMemory,
@@ -34,6 +37,15 @@ const DISCARD = {
 };
 const DROP = { name: 'sluice, bytes dropped, worker', contestant: 'drop', thread: 'worker' };
 const targetless = (load) => ({ ...load, name: `${load.name}, no targets`, targetless: true });
+/** `warm`: a browser with the same profile has stored the model before. */
+const STORES = [false, true].flatMap((warm) =>
+  [SLUICE, SLUICE_WORKER].map((load) => ({
+    ...load,
+    name: `store, ${warm ? 'warm' : 'cold'}: ${load.name}`,
+    warm,
+    options: { store: true },
+  })),
+);
 const noStore = (load) => ({ ...load, name: `${load.name}, no-store`, noStore: true });
 const LOADS = [
   SLUICE,
@@ -42,6 +54,8 @@ const LOADS = [
   noStore(targetless(SLUICE)),
   SLUICE_WORKER,
   targetless(SLUICE_WORKER),
+  ...STORES,
+  ...STORES.map(targetless),
   BARE,
   targetless(BARE),
   noStore(targetless(BARE)),
@@ -79,10 +93,19 @@ async function sampled(memory, work) {
  * Memory of a browser of its own while one load runs. `page`: the page with its device made; `idle`: after `small`
  * was loaded in the same way and freed, and a rest; `peak`; `after`: the model freed, and a rest. `above` is the peak less idle.
  */
-async function browserLoad(server, { name, noStore, ...task }, small, model) {
+async function browserLoad(server, { name, noStore, warm, ...task }, small, model) {
   const urlOf = ({ url }) => (noStore ? url.replace('/model/', '/model-no-store/') : url);
   const timeoutMilliseconds = 30_000 + model.nbytes / 10_000;
-  const host = await startChromium(server, { timeoutMilliseconds });
+  const profile = warm ? await mkdtemp(join(tmpdir(), 'sluice-bench-')) : undefined;
+  if (warm) {
+    const before = await startChromium(server, { timeoutMilliseconds, profile });
+    try {
+      for (const each of [small, model]) await before.run({ ...task, url: urlOf(each) });
+    } finally {
+      await before.close();
+    }
+  }
+  const host = await startChromium(server, { timeoutMilliseconds, profile });
   const memory = () => browserMemory(host.pid);
   const resting = async () => {
     await host.run({ contestant: 'rest', thread: task.thread });
@@ -106,6 +129,7 @@ async function browserLoad(server, { name, noStore, ...task }, small, model) {
     return { name, ...result, page, idle, peak, after, modelBytes, above, overTime };
   } finally {
     await host.close();
+    if (profile) await rm(profile, { recursive: true, force: true, maxRetries: 10 });
   }
 }
 
@@ -142,7 +166,7 @@ export async function memoryFigures(settings) {
     const node = 'Node'.includes(only) ? await nodeLoad(model, { dist, budgetBytes }) : undefined;
     const browser = [];
     for (const load of LOADS.filter(({ name }) => name.includes(only))) {
-      const task = { ...load, options: { budgetBytes, connections } };
+      const task = { ...load, options: { budgetBytes, connections, ...load.options } };
       browser.push(await browserLoad(server, task, small, model));
       process.stderr.write(
         `  ${mib(model.nbytes)}: ${load.name}: ${mib(browser.at(-1).above.total)}\n`,

@@ -85,7 +85,9 @@ async function sendFile(response, folder, path) {
     return;
   }
   const type = TYPES[extname(name)] ?? 'application/octet-stream';
-  response.writeHead(200, { 'Content-Type': type, 'Cache-Control': 'no-store' }).end(body);
+  // As most sites serve their scripts: workers that start later find them in the browser's cache
+  const headers = { 'Content-Type': type, 'Cache-Control': 'max-age=3600' };
+  response.writeHead(200, headers).end(body);
 }
 
 async function ask(request, response) {

@@ -132,6 +132,14 @@ const NODE = [
   { name: 'sluice, warm, to the device', contestant: 'storedSluice', kind: 'device' },
 ];
 
+const ROWS = [
+  { name: 'bare loop, a read for each row, worker', bare: true, thread: 'worker' },
+  { name: 'sluice, to an array, worker', thread: 'worker' },
+  { name: 'sluice, to a GPU buffer, worker', target: true, thread: 'worker' },
+  { name: 'sluice, to an array, main thread', thread: 'main' },
+  { name: 'sluice, to a GPU buffer, main thread', target: true, thread: 'main' },
+];
+
 const START = [
   { name: 'sluice, all in a worker', contestant: 'storedSluice', thread: 'worker' },
   { name: 'sluice, main thread and worker', contestant: 'storedSluice', thread: 'main' },
@@ -163,20 +171,32 @@ async function starts(host, url, rounds) {
   return figures;
 }
 
+/** Milliseconds of gatherRows() of the model's largest tensor. */
+async function gathers(host, url) {
+  const rows = [];
+  for (const { name, ...task } of ROWS) {
+    const { figures } = await host.run({ contestant: 'gatherRows', ...task, url });
+    rows.push({ name, ...figures });
+  }
+  return rows;
+}
+
 /** `startSmall()` starts the server of a small model. */
 export async function storeFigures({ server, model, dist, rounds, only, startSmall }) {
   const figures = {};
   const timeoutMilliseconds = 60_000 + model.nbytes / 10_000;
   const chromium = chosen(CHROMIUM, only);
-  if (chromium.length > 0 || 'start'.includes(only)) {
+  const wants = (name) => name.includes(only);
+  if (chromium.length > 0 || wants('start') || wants('gatherRows')) {
     const host = await startChromium(server, { timeoutMilliseconds });
     try {
       const fill = { contestant: 'fillStores', stream: 'byob', url: model.url, thread: 'worker' };
+      if (chromium.length > 0 || wants('gatherRows')) await host.run(fill);
+      if (wants('gatherRows')) figures.gatherRows = await gathers(host, model.url);
       if (chromium.length > 0) {
-        await host.run(fill);
         figures.chromium = await throughput([host], chromium, model, rounds);
       }
-      if ('start'.includes(only)) {
+      if (wants('start')) {
         const small = await startSmall();
         try {
           const { nbytes } = await fetchModel(small.origin);
@@ -209,10 +229,21 @@ async function inNode(list, { model, dist, rounds }) {
   }
 }
 
-export function storeText({ chromium, node, start }) {
+export function storeText({ chromium, node, start, gatherRows }) {
   const texts = [];
   if (chromium) texts.push(throughputText('Store, Chromium', chromium, TARGET_RATIO));
   if (node) texts.push(throughputText('Store, Node', node, TARGET_RATIO));
+  if (gatherRows) {
+    const [{ tensorBytes, rowBytes }] = gatherRows;
+    const body = gatherRows.map(({ name, milliseconds }) => [
+      name,
+      ...[median(milliseconds), Math.min(...milliseconds), Math.max(...milliseconds)].map((ms) =>
+        ms.toFixed(2),
+      ),
+    ]);
+    const title = `512 rows of ${rowBytes} bytes of a tensor of ${(tensorBytes / MIB).toFixed(0)} MiB: ms`;
+    texts.push(table([title, 'median', 'fastest', 'slowest'], body));
+  }
   if (start) {
     const of = (list, name) => median(list.map((each) => each[name])).toFixed(0);
     const body = start.rows.map(({ name, fresh, again }) => [

@@ -1,6 +1,6 @@
 // What is measured of the local store: Sluice with `store`, and bare loops over the same bytes in files of their own.
 // `files` of an environment opens those by number: {read(into, at), write(from, at), close()}, for one model.
-import { eachRequest, fileBuffers, inFiles, Uploader } from './contestants.mjs';
+import { eachRequest, fileBuffers, inFiles, TENSOR_USAGE, Uploader } from './contestants.mjs';
 
 const warmKey = (model) => `warm ${model.url}`;
 const coldKey = (model) => `cold ${model.url}`;
@@ -164,6 +164,81 @@ const storingSluice = {
   clean: forget,
 };
 
+const GATHERED_ROWS = 512;
+const GATHERS = 50;
+const WARM_UP_GATHERS = 5;
+
+/** Milliseconds of each of GATHERS calls of `gather(rows)`, for rows chosen at random. */
+async function timeGathers(count, gather) {
+  const milliseconds = [];
+  for (let i = -WARM_UP_GATHERS; i < GATHERS; i++) {
+    const rows = Array.from({ length: GATHERED_ROWS }, () => Math.floor(Math.random() * count));
+    const begin = performance.now();
+    await gather(rows);
+    if (i >= 0) milliseconds.push(performance.now() - begin);
+  }
+  return milliseconds;
+}
+
+/** Rows of the model's largest tensor, which stays in the store. `bare`: read by rows from a file of its own. */
+async function gatherRows(
+  { model, device, loadModel, openStore, files },
+  { target, bare, folder },
+) {
+  const [index, file, record] = model.files
+    .flatMap((each, i) => each.records.map((found) => [i, each, found]))
+    .reduce((a, b) => (b[2].nbytes > a[2].nbytes ? b : a));
+  const count = record.shape[0];
+  const rowBytes = record.nbytes / count;
+  if (bare) {
+    const open = await files(model, folder);
+    const milliseconds = await timeGathers(count, (rows) => {
+      const bytes = new Uint8Array(rows.length * rowBytes);
+      rows.forEach((row, i) => {
+        const into = bytes.subarray(i * rowBytes, (i + 1) * rowBytes);
+        checkCount(open[index].read(into, record.byteOffset + row * rowBytes), rowBytes);
+      });
+    });
+    for (const each of open) each.close();
+    return { figures: { tensorBytes: record.nbytes, rowBytes, milliseconds } };
+  }
+  const loaded = await loadModel(manifestOf(model), {
+    device,
+    store: folder === undefined ? true : await openStore(folder),
+    storeKey: warmKey(model),
+    tensors: [record.name],
+    placement: 'disk',
+  });
+  const tensor = loaded.get(record.name);
+  if (tensor.location !== 'disk') throw new Error(`${record.name} is on the ${tensor.location}`);
+  const buffer =
+    target && device.createBuffer({ size: GATHERED_ROWS * rowBytes, usage: TENSOR_USAGE });
+  await checkRow(model, file, record, tensor, rowBytes);
+  const milliseconds = await timeGathers(count, async (rows) => {
+    await tensor.gatherRows(rows, buffer && { device, buffer });
+    if (buffer) await device.queue.onSubmittedWorkDone();
+  });
+  return {
+    figures: { tensorBytes: record.nbytes, rowBytes, milliseconds },
+    destroy() {
+      buffer?.destroy();
+      loaded.destroy();
+    },
+  };
+}
+
+/** Compares the last row with what the server sends. */
+async function checkRow(model, file, record, tensor, rowBytes) {
+  const end = record.byteOffset + record.nbytes;
+  const headers = { range: `bytes=${end - rowBytes}-${end - 1}` };
+  const response = await fetch(`${model.url}/${file.path}`, { cache: 'no-store', headers });
+  const expected = new Uint8Array(await response.arrayBuffer());
+  const bytes = await tensor.gatherRows([record.shape[0] - 1]);
+  if (expected.length !== rowBytes || !expected.every((byte, i) => byte === bytes[i])) {
+    throw new Error(`the last row of ${record.name} differs`);
+  }
+}
+
 export const STORE_CONTESTANTS = {
   fillStores,
   storedRing,
@@ -171,4 +246,5 @@ export const STORE_CONTESTANTS = {
   storedRead,
   storedSluice,
   storingSluice,
+  gatherRows,
 };
