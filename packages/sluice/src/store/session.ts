@@ -92,7 +92,7 @@ export class ModelSession {
   readonly #releaseUse: Release | undefined;
   /** The lock 'read', shared unless #alone. */
   #reading: Promise<Release | undefined> | undefined;
-  #alone = false;
+  #alone: Promise<boolean> | undefined;
   /** What is written may take the place of what others read. */
   #overwrites = false;
   /** Sizes that nobody had told and the end of a body has shown; true only if the load ends well. */
@@ -464,19 +464,22 @@ export class ModelSession {
   }
 
   /** Nobody else takes bytes of this model until the session ends; false where somebody does now. */
-  async #readAlone(): Promise<boolean> {
-    if (this.#alone) return true;
-    const shared = await this.#reading?.catch(() => undefined);
-    await shared?.();
-    const { root } = this.#platform.place;
-    const alone = await this.#platform.locks.take(
-      lockName(root, this.#folderName, 'read'),
-      'exclusive',
-      { wait: false },
-    );
-    this.#alone = alone !== undefined;
-    this.#reading = alone && Promise.resolve(alone);
-    if (shared && !alone) await this.#read();
+  #readAlone(): Promise<boolean> {
+    if (!this.#alone) {
+      const name = lockName(this.#platform.place.root, this.#folderName, 'read');
+      const { locks } = this.#platform;
+      const before = this.#reading?.catch(() => undefined);
+      const taken = (async () => {
+        await (
+          await before
+        )?.();
+        const alone = await locks.take(name, 'exclusive', { wait: false });
+        const { signal } = this.#giveUp;
+        return { alone, lock: alone ?? (await locks.take(name, 'shared', { wait: true, signal })) };
+      })();
+      this.#reading = taken.then(({ lock }) => lock);
+      this.#alone = taken.then(({ alone }) => alone !== undefined);
+    }
     return this.#alone;
   }
 
