@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { codecFigures } from './codecs.mjs';
 import { startChromium, startNode, startServer, startSluice } from './hosts.mjs';
+import { expandFigures, expandText } from './expand.mjs';
 import { memoryFigures, memoryText } from './memory.mjs';
 import { fetchModel } from './model.mjs';
 import { table, throughput, throughputText, verdict } from './rounds.mjs';
@@ -22,7 +23,7 @@ const HELP = `Usage: node bench/main.mjs [options]
   --budget BYTES    of the loads whose memory is measured (64MiB)
   --connections N   of the loads whose memory is measured (4)
   --rounds N        measured rounds, after one that warms up and checks (5)
-  --where LIST      of size, codecs, node, chromium, store, memory (all)
+  --where LIST      of size, codecs, expand, node, chromium, store, memory (all)
   --only TEXT       only contestants whose name contains it; of the store, those and what they are compared with
   --servers N       processes of the server (1, or 4 where there are 8 processors)
   --package FOLDER  the built package (packages/sluice/dist)
@@ -119,7 +120,7 @@ const { values: options } = parseArgs({
     size: { type: 'string', default: '256MiB' },
     sizes: { type: 'string', default: '' },
     rounds: { type: 'string', default: '5' },
-    where: { type: 'string', default: 'size,codecs,node,chromium,store,memory' },
+    where: { type: 'string', default: 'size,codecs,expand,node,chromium,store,memory' },
     only: { type: 'string', default: '' },
     servers: { type: 'string', default: cpus().length >= 8 ? '4' : '1' },
     budget: { type: 'string', default: '64MiB' },
@@ -204,6 +205,24 @@ try {
   if (where.has('codecs')) {
     figures.codecs = await codecFigures({ dist, executable: options.codecs });
     texts.push(codecText(figures.codecs));
+  }
+  if (where.has('expand')) {
+    const { nbytes } = model;
+    const task = { url: model.url, nbytes, rounds, only: options.only };
+    const timeoutMilliseconds = timeoutOf(model);
+    figures.expand = {};
+    for (const [title, start] of [
+      ['Node', () => startNode({ dist, timeoutMilliseconds })],
+      ['Chromium', () => startChromium(server, { timeoutMilliseconds })],
+    ]) {
+      const host = await start();
+      try {
+        figures.expand[title] = await expandFigures({ ...task, host });
+      } finally {
+        await host.close();
+      }
+      texts.push(expandText(`${title}, from memory`, figures.expand[title]));
+    }
   }
   for (const name of ['node', 'chromium']) {
     if (!where.has(name)) continue;

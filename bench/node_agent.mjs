@@ -46,6 +46,10 @@ async function start() {
     loadModel,
     openStore,
     files: diskFiles,
+    dist: {
+      module: (name) => import(pathToFileURL(`${dist}/${name}`).href),
+      bytes: (name) => readFileSync(`${dist}/${name}`),
+    },
     gpu: globalThis.dawn,
     streams: { http: httpStream },
   });

@@ -1,8 +1,15 @@
 // The page: asks the main process what to do, does it on this thread or in its worker, and reports.
 import { loadModel, openStore } from '/dist/index.js';
 import { createAgent } from './agent.mjs';
+import { servedDist } from './served_dist.mjs';
 
-const here = createAgent({ loadModel, openStore, gpu: navigator.gpu, streams: {} });
+const here = createAgent({
+  loadModel,
+  openStore,
+  dist: servedDist,
+  gpu: navigator.gpu,
+  streams: {},
+});
 
 let worker;
 function inWorker(task) {

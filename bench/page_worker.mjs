@@ -2,11 +2,13 @@
 import { loadModel, openStore } from '/dist/index.js';
 import { createAgent } from './agent.mjs';
 import { opfsFiles } from './opfs_files.mjs';
+import { servedDist } from './served_dist.mjs';
 
 const here = createAgent({
   loadModel,
   openStore,
   files: opfsFiles,
+  dist: servedDist,
   gpu: navigator.gpu,
   streams: {},
 });

@@ -1,5 +1,6 @@
 // Runs one contestant: measures it and, where asked, compares what it has loaded.
 import { bare, common, discard, drop, rangeHeader, sluice, USAGE } from './contestants.mjs';
+import { EXPAND_CONTESTANTS } from './expand_contestants.mjs';
 import { cachedFetchTensorCache, fetchTensorCache } from './incumbent.mjs';
 import { STORE_CONTESTANTS } from './store_contestants.mjs';
 
@@ -11,6 +12,7 @@ const CONTESTANTS = {
   drop,
   fetchTensorCache,
   cachedFetchTensorCache,
+  ...EXPAND_CONTESTANTS,
   ...STORE_CONTESTANTS,
 };
 

@@ -1,0 +1,5 @@
+/** The built package's files, as the server of the measurement has them. */
+export const servedDist = {
+  module: (name) => import(`/dist/${name}`),
+  bytes: async (name) => (await fetch(`/dist/${name}`)).arrayBuffer(),
+};
