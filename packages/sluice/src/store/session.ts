@@ -478,19 +478,23 @@ export class ModelSession {
         return { alone, lock: alone ?? (await locks.take(name, 'shared', { wait: true, signal })) };
       })();
       this.#reading = taken.then(({ lock }) => lock);
-      this.#alone = taken.then(({ alone }) => alone !== undefined);
+      this.#reading.catch(() => undefined); // heard where it is awaited
+      this.#alone = taken.then(
+        ({ alone }) => alone !== undefined,
+        () => false,
+      );
     }
     return this.#alone;
   }
 
   /** Others may read along with a session that stays. */
   async #readAlong(): Promise<void> {
-    if (!this.#alone) return;
+    if (!(await this.#alone)) return;
     await (
       await this.#reading
     )?.();
     this.#reading = undefined;
-    this.#alone = false;
+    this.#alone = undefined;
     await this.#read();
   }
 
