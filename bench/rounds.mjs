@@ -31,8 +31,10 @@ export async function throughput(hosts, list, model, rounds) {
       try {
         result = await host.run({ ...task, url: model.url, check });
       } catch (error) {
-        // What a browser refuses to another way of loading is a result, too
-        if (!MAY_FAIL.has(task.contestant) || /differs near/.test(error.message)) throw error;
+        // What a browser refuses to another way of loading is a result, too; the others' figures are kept at any rate
+        if (!MAY_FAIL.has(task.contestant) || /differs near/.test(error.message)) {
+          process.exitCode = 1;
+        }
         failures[index] = error.message.split('\n')[0];
         process.stderr.write(`  round ${round}: ${name}: ${failures[index]}\n`);
         continue;
@@ -66,7 +68,7 @@ export async function throughput(hosts, list, model, rounds) {
     };
   });
   for (const row of rows) {
-    const limits = rows.filter(({ limit, kind }) => limit && kind === row.kind);
+    const limits = rows.filter((each) => each.limit && !each.failure && each.kind === row.kind);
     if (row.failure || limits.length === 0) continue;
     row.ratio =
       row.gigabytesPerSecond / Math.max(...limits.map((limit) => limit.gigabytesPerSecond));

@@ -197,12 +197,15 @@ export async function storeFigures({ server, model, dist, rounds, only, startSma
         figures.chromium = await throughput([host], chromium, model, rounds);
       }
       if (wants('start')) {
-        const small = await startSmall();
+        let small;
         try {
+          small = await startSmall();
           const { nbytes } = await fetchModel(small.origin);
           figures.start = { nbytes, rows: await starts(host, small.origin, rounds) };
+        } catch (error) {
+          figures.start = { missing: error.message.split('\n')[0] };
         } finally {
-          small.close();
+          small?.close();
         }
       }
     } finally {
@@ -244,7 +247,8 @@ export function storeText({ chromium, node, start, gatherRows }) {
     const title = `512 rows of ${rowBytes} bytes of a tensor of ${(tensorBytes / MIB).toFixed(0)} MiB: ms`;
     texts.push(table([title, 'median', 'fastest', 'slowest'], body));
   }
-  if (start) {
+  if (start?.missing) texts.push(`Start-up: not measured: ${start.missing}.`);
+  else if (start) {
     const of = (list, name) => median(list.map((each) => each[name])).toFixed(0);
     const body = start.rows.map(({ name, fresh, again }) => [
       name,
