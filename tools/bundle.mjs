@@ -1,5 +1,6 @@
-// Bundles one module of packages/sluice/dist with the libraries it imports, in its place, so that the package can be
-// served as it is: a browser knows no bare module names. Usage: node tools/bundle.mjs FILE...
+// Bundles modules of packages/sluice/dist with what they import, in their place: those that import libraries, since a
+// browser knows no bare module names, and the workers, which start sooner from one file. Usage: node tools/bundle.mjs
+// FILE...
 import { build } from 'esbuild';
 
 for (const file of process.argv.slice(2)) {
@@ -11,6 +12,7 @@ for (const file of process.argv.slice(2)) {
     format: 'esm',
     target: 'es2022',
     minify: true,
+    sourcemap: 'linked',
     legalComments: 'inline',
     logLevel: 'warning',
   });

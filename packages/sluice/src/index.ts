@@ -13,27 +13,12 @@ import { orAborted } from './util/abort.js';
 import { askToPersist, browserPlatform, DEFAULT_ROOT } from './store/browser.js';
 import { ModelStore } from './store/model_store.js';
 import { storeKey, StoreUse } from './store/store_use.js';
+import { loaderModule, storeModule } from './wasm_files.js';
 import type { ModelPlace, StoreWish } from './worker_protocol.js';
 import { asSluiceError, SluiceError } from './errors.js';
 
 export * from './exports.js';
 export { fromDataTransfer } from './sources/model_files.js';
-
-let compiled: Promise<WebAssembly.Module> | undefined;
-
-/** The loader's wasm lies beside this file; compiled once a page, and again after a failure. */
-function loaderModule(): Promise<WebAssembly.Module> {
-  const { href } = new URL('./sluice_loader.wasm', import.meta.url);
-  compiled ??= WebAssembly.compileStreaming(fetch(href)).catch((cause: unknown) => {
-    compiled = undefined;
-    throw new SluiceError('internal', `${href} does not load: ${asSluiceError(cause).message}`, {
-      file: href,
-      hint: "serve it beside the package's JavaScript, with the type application/wasm, and with CORS headers where the page is of another origin",
-      cause,
-    });
-  });
-  return compiled;
-}
 
 /**
  * Loads a model: a tensor cache, safetensors (one file or an index) or GGUF (one file or split). `from` is
@@ -83,10 +68,20 @@ async function loadAt(
   const wantsWorker = options.worker ?? page;
   const own = options.fetch !== undefined || typeof options.headers === 'function';
   if (wantsWorker && target !== 'cpu' && !own && typeof Worker !== 'undefined') {
+    const wish = storeWish(place, options);
+    // Meanwhile; what the page cannot have the worker cannot either, and says
+    const store = wish && storeModule().catch(() => undefined);
     const started = startWorker(options.worker === true);
     const worker = await orAborted(started, options.signal, (late) => late?.terminate());
     if (worker) {
-      return await loadInWorker(module, worker, place, options, storeWish(place, options));
+      const storeWasm = await store;
+      return await loadInWorker(
+        module,
+        worker,
+        place,
+        options,
+        wish && { ...wish, ...(storeWasm ? { module: storeWasm } : {}) },
+      );
     }
   }
   const { source, name } = openPlace(place, options);

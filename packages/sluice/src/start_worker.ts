@@ -25,6 +25,13 @@ export async function startWorker(required: boolean): Promise<Worker | undefined
   }
 }
 
+/** The store's worker, ready for messages. Rejects where it cannot be started. */
+export function startStoreWorker(): Promise<Worker> {
+  return startScript(
+    () => new Worker(new URL('./store_worker.js', import.meta.url), { type: 'module' }),
+  );
+}
+
 /** The one expression by which bundlers know that worker.js is a worker's script; they write its place there. */
 function makeWorker(): Worker {
   return new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
@@ -34,7 +41,7 @@ function makeWorker(): Worker {
  * The worker that `make` makes, once it says that it is ready. `make` must be the one expression by which bundlers know
  * a worker's script: `new Worker(new URL(…, import.meta.url), …)`.
  */
-export async function startScript(make: () => Worker): Promise<Worker> {
+async function startScript(make: () => Worker): Promise<Worker> {
   try {
     return await ready(make());
   } catch (cause) {

@@ -29,8 +29,11 @@ let manifest: ModelManifest | undefined;
 let plan: ModelPlan | undefined;
 let use: StoreUse | undefined;
 
-function beginUse({ root, key, budgetBytes, integrity }: StoreWish, origin: Source) {
-  const open = async () => new ModelStore(await browserPlatform(root));
+function beginUse({ root, key, budgetBytes, integrity, module: wasm }: StoreWish, origin: Source) {
+  const platform = wasm
+    ? browserPlatform(root, () => Promise.resolve(wasm))
+    : browserPlatform(root);
+  const open = async () => new ModelStore(await platform);
   return StoreUse.begin(open, key, origin, { budgetBytes, integrity });
 }
 

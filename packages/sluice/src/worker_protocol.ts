@@ -21,6 +21,8 @@ export interface StoreWish {
   key: string;
   budgetBytes: number;
   integrity?: string;
+  /** The store's wasm, where the page has compiled it. */
+  module?: WebAssembly.Module;
 }
 
 /**

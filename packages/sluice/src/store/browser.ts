@@ -1,5 +1,6 @@
 import { SluiceError } from '../errors.js';
-import { startScript } from '../start_worker.js';
+import { startStoreWorker } from '../start_worker.js';
+import { storeModule } from '../wasm_files.js';
 import { webLocks } from './locks.js';
 import { opfsRoot } from './opfs.js';
 import type { StorePlatform } from './platform.js';
@@ -8,24 +9,14 @@ import type { Port } from './remote_io.js';
 /** The store's root in the origin private file system, unless the caller names another. */
 export const DEFAULT_ROOT = 'sluice';
 
-let compiled: Promise<WebAssembly.Module> | undefined;
-
-/** The store's wasm lies beside the package's JavaScript; compiled once a thread, and again after a failure. */
-function storeModule(): Promise<WebAssembly.Module> {
-  const { href } = new URL('../sluice_store.wasm', import.meta.url);
-  compiled ??= WebAssembly.compileStreaming(fetch(href)).catch((cause: unknown) => {
-    compiled = undefined;
-    throw new SluiceError('internal', `${href} does not load: ${String(cause)}`, {
-      file: href,
-      hint: "serve it beside the package's JavaScript, with the type application/wasm",
-      cause,
-    });
-  });
-  return compiled;
-}
-
-/** The store of this browser. Rejects with `io` where there is none: private windows, old browsers, plain http. */
-export async function browserPlatform(root: string = DEFAULT_ROOT): Promise<StorePlatform> {
+/**
+ * The store of this browser. `module` is the store's wasm, for a thread that was given it. Rejects with `io` where there
+ * is none: private windows, old browsers, plain http.
+ */
+export async function browserPlatform(
+  root: string = DEFAULT_ROOT,
+  module: () => Promise<WebAssembly.Module> = storeModule,
+): Promise<StorePlatform> {
   if (!('locks' in navigator)) {
     throw new SluiceError('io', 'this browser has no Web Locks here', {
       hint: 'they need a secure context: https, or localhost',
@@ -41,7 +32,7 @@ export async function browserPlatform(root: string = DEFAULT_ROOT): Promise<Stor
     sharedFiles,
     // A thread that cannot try whether files can be shared has one worker for them all
     threads: !ownFiles ? 1 : navigator.hardwareConcurrency >= 8 ? 3 : 2,
-    module: storeModule,
+    module,
     openRoot: () => Promise.resolve(folder),
     startWorker,
     async free() {
@@ -93,9 +84,7 @@ function canShare(root: string): Promise<boolean> {
 }
 
 async function startWorker(): Promise<Port> {
-  const worker = await startScript(
-    () => new Worker(new URL('./store_worker.js', import.meta.url), { type: 'module' }),
-  );
+  const worker = await startStoreWorker();
   return {
     postMessage(message, transfer = []) {
       worker.postMessage(message, transfer);

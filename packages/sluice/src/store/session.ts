@@ -24,6 +24,8 @@ const MAX_OFFSET = 2 ** 53;
 const NO_VALIDATORS: Validators = { etag: '', lastModified: '' };
 /** Memory for what is fetched again where all is stored and some of it is damaged. */
 const REPAIR_BYTES = 2 * 2 ** 20;
+/** A model is noted as used again after so long. */
+const USED_AGAIN_MS = 60 * 60 * 1000;
 /** Extents that are verified ahead of the one that is wanted. */
 const VERIFY_AHEAD = 6;
 
@@ -681,6 +683,7 @@ export class ModelSession {
   async #noteLoaded(): Promise<void> {
     if (this.#off) return;
     if (!this.#releaseWrite) {
+      if (this.#loaded && Date.now() - this.snapshot().used_ms < USED_AGAIN_MS) return;
       // Only a note of when it was used: not worth waiting for
       const name = lockName(this.#platform.place.root, this.#folderName, 'write');
       this.#releaseWrite = await this.#platform.locks.take(name, 'exclusive', { wait: false });

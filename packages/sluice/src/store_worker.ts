@@ -1,6 +1,6 @@
 /** The store's worker in the browser: reads, writes and digests. The package starts it; nobody else needs to. */
-import { opfsRoot } from './opfs.js';
-import { serveIo } from './remote_io.js';
+import { opfsRoot } from './store/opfs.js';
+import { serveIo } from './store/remote_io.js';
 
 /** A dedicated worker's global scope, as far as it is used here. */
 interface WorkerScope {
