@@ -23,7 +23,7 @@ ABI_GENERATOR := build/native/hosts/wasm/$(ABI_GENERATOR_TARGET)
 PACKAGE := packages/sluice
 ABI_TS := $(PACKAGE)/src/generated/abi.ts
 
-.PHONY: help setup build native asan wasm abi package model reference run demo test lint format bench fuzz clean
+.PHONY: help setup build native asan wasm abi package model reference run demo test lint format bench fuzz faults clean
 
 help: ## Say what there is
 	@printf 'Targets of make:\n'
@@ -97,6 +97,9 @@ LOADS ?= 1000000
 simulate: build/native/build.ninja ## Load LOADS=1000000 random models under random faults, and check every byte
 	@cmake --build --preset native -j $(JOBS) --target simulate
 	@build/native/core/load/simulate $(LOADS)
+
+faults: package ## Repeat the local store's faults many times (FAULTS='--seed 1 --only cuts --cuts 50'); the last line is `N passed, M failed`
+	@$(NODE) --import tsx $(PACKAGE)/test/faults/main.ts $(FAULTS)
 
 clean: ## Remove what was built; Node and the downloaded model stay
 	rm -rf build/native build/asan build/wasm build/fuzz build/lint build/test

@@ -33,7 +33,9 @@ export class LoadingChild {
         else lines.push(line);
       });
       child.on('exit', (status) => {
-        reject(new Error(`the loading process ended with status ${status ?? 'none'} before it began`));
+        reject(
+          new Error(`the loading process ended with status ${status ?? 'none'} before it began`),
+        );
       });
     });
     this.#ready.catch(() => undefined);

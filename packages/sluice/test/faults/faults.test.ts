@@ -6,17 +6,17 @@ import { Chance, Tally } from './support.js';
 
 describe('faults of a store on disk', { timeout: 240_000 }, () => {
   const cases: Record<string, (tally: Tally, chance: Chance) => Promise<void>> = {
-    'a process killed at a random moment': (tally, chance) => disk.processKills(tally, 8, chance),
-    'a connection cut at a random byte': (tally, chance) => disk.cuts(tally, 16, chance),
-    'a server that lies': (tally, chance) => disk.lies(tally, 24, chance),
-    'a file replaced on the server': (tally, chance) => disk.changes(tally, 6, chance),
+    'a process killed at a random moment': (tally, chance) => disk.processKills(tally, 4, chance),
+    'a connection cut at a random byte': (tally, chance) => disk.cuts(tally, 8, chance),
+    'a server that lies': (tally, chance) => disk.lies(tally, 12, chance),
+    'a file replaced on the server': (tally, chance) => disk.changes(tally, 3, chance),
     'a bit flipped in every stored extent': (tally, chance) => disk.flips(tally, 1, chance),
-    'data files damaged': (tally, chance) => disk.damagedFiles(tally, 12, chance),
-    'a journal cut, and flipped': (tally, chance) => disk.journals(tally, 29, chance),
+    'data files damaged': (tally, chance) => disk.damagedFiles(tally, 6, chance),
+    'a journal cut, and flipped': (tally, chance) => disk.journals(tally, 61, chance),
     'a full disk': (tally) => disk.diskErrors(tally, 'quota_exceeded', ['write', 'truncate']),
     'a disk that cannot be read': (tally) => disk.diskErrors(tally, 'io', ['read', 'size']),
-    'processes at once': (tally, chance) => disk.processesAtOnce(tally, 4, chance),
-    'loads at once in one process': (tally, chance) => disk.loadsAtOnce(tally, 6, chance),
+    'processes at once': (tally, chance) => disk.processesAtOnce(tally, 3, chance),
+    'loads at once in one process': (tally, chance) => disk.loadsAtOnce(tally, 3, chance),
   };
   for (const [name, run] of Object.entries(cases)) {
     test(name, async (t) => {

@@ -14,6 +14,7 @@ try {
   for (const { data } of model.tensors.values()) hash.update(data);
   console.log(JSON.stringify({ digest: hash.digest('hex'), store: model.report.store }));
 } catch (error) {
-  const { code, message } = error instanceof SluiceError ? error : { code: '', message: String(error) };
+  const { code, message } =
+    error instanceof SluiceError ? error : { code: '', message: String(error) };
   console.log(JSON.stringify({ error: { code, message } }));
 }

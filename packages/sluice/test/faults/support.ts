@@ -4,7 +4,14 @@ import { createHash } from 'node:crypto';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { loadModel, ModelStore, openStore, SluiceError, type LoadOptions, type Model } from 'sluice';
+import {
+  loadModel,
+  ModelStore,
+  openStore,
+  SluiceError,
+  type LoadOptions,
+  type Model,
+} from 'sluice';
 import { randomTensor, safetensors, tensorCache, type TestTensor } from '../support/models.js';
 import type { TestServer } from '../support/server.js';
 
@@ -57,7 +64,9 @@ export class Tally {
       this.passed++;
     } catch (error) {
       this.failed++;
-      console.error(`FAILED ${this.name}: ${what}: ${error instanceof Error ? (error.stack ?? '') : String(error)}`);
+      console.error(
+        `FAILED ${this.name}: ${what}: ${error instanceof Error ? (error.stack ?? '') : String(error)}`,
+      );
     }
   }
 
@@ -113,7 +122,12 @@ function subject(name: string, files: Record<string, Uint8Array>, tensors: TestT
 /** A tensor cache of `shards` shards of some `shardBytes` bytes, with their MD5. */
 export function cacheModel(shards: number, shardBytes: number, seed: number, md5 = true): Subject {
   const tensors = Array.from({ length: shards }, (_, i) => [
-    randomTensor(`layer.${i}.weight`, 'float32', [Math.ceil(shardBytes / 4100), 1025], seed + 2 * i),
+    randomTensor(
+      `layer.${i}.weight`,
+      'float32',
+      [Math.ceil(shardBytes / 4100), 1025],
+      seed + 2 * i,
+    ),
     randomTensor(`layer.${i}.bias`, 'uint8', [997], seed + 2 * i + 1),
   ]);
   const { manifest, data } = tensorCache(tensors);

@@ -48,6 +48,10 @@ export interface ChromiumOptions {
   handler?: RequestHandler;
   /** Flags beside those above. */
   flags?: string[];
+  /** A profile folder that stays; a fresh one that is removed unless given. */
+  profile?: string;
+  /** A fixed port of the origin; the system chooses unless given. */
+  port?: number;
 }
 
 export interface ChromiumPage {
@@ -78,7 +82,7 @@ export interface Chromium {
   close(): Promise<void>;
 }
 
-/** Starts a browser with a fresh profile on disk, so that OPFS and the Cache API are files. */
+/** Starts a browser with a profile on disk, so that OPFS and the Cache API are files. */
 export async function startChromium(options: ChromiumOptions = {}): Promise<Chromium> {
   if (!existsSync(join(PACKAGE, 'dist'))) {
     throw new Error('packages/sluice/dist is missing: run `npm run build` first');
@@ -89,11 +93,13 @@ export async function startChromium(options: ChromiumOptions = {}): Promise<Chro
       response.writeHead(500).end(String(error));
     });
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  await new Promise<void>((resolve) => server.listen(options.port ?? 0, '127.0.0.1', resolve));
   const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const profile = await mkdtemp(join(tmpdir(), 'sluice-chromium-'));
-  const removeProfile = (): Promise<void> =>
-    rm(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+  const profile = options.profile ?? (await mkdtemp(join(tmpdir(), 'sluice-chromium-')));
+  const removeProfile = async (): Promise<void> => {
+    if (options.profile !== undefined) return;
+    await rm(profile, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+  };
 
   let context: BrowserContext;
   let pid: number;
