@@ -5,6 +5,7 @@ import {
   countExpanded,
   deviceFor,
   gpuTensors,
+  measureAhead,
   resolveTarget,
   tensorCallback,
   uploadSink,
@@ -37,6 +38,7 @@ export async function loadInWorker(
 ): Promise<Model> {
   const begin = performance.now();
   const talk = new Conversation(worker, options.signal);
+  const stopMeasuring = measureAhead(options);
   const release: (() => void)[] = [];
   try {
     talk.stopsInOrder = store !== undefined;
@@ -97,6 +99,7 @@ export async function loadInWorker(
     for (const free of release.reverse()) free();
     throw asSluiceError(error);
   } finally {
+    stopMeasuring();
     talk.end();
   }
 }
