@@ -10,13 +10,17 @@ const SOFTWARE = /swiftshader/i;
 /** Bytes of float32, at most, on an adapter that runs shaders on the CPU. */
 const SOFTWARE_BYTES = 32 * 2 ** 20;
 
-const LIST = ['bfloat16', 'q4_k'].flatMap((stored) => [
+const LIST = [
+  ['float32', 'float16'],
+  ['bfloat16', 'float32'],
+  ['q4_k', 'float32'],
+].flatMap(([stored, to]) => [
   { name: `${stored}, as stored`, stored },
-  { name: `${stored} to float32 by the GPU`, stored, by: 'device' },
-  { name: `${stored} to float32 by the codecs`, stored, by: 'cpu' },
+  { name: `${stored} to ${to} by the GPU`, stored, to, by: 'device' },
+  { name: `${stored} to ${to} by the codecs`, stored, to, by: 'cpu' },
 ]);
 
-/** Interleaved rounds on one host, each beginning with another; `nbytes`: of float32 once loaded. */
+/** Interleaved rounds on one host, each beginning with another; `nbytes`: of every type as float32. */
 export async function expandFigures({ host, url, nbytes, rounds, only }) {
   const each = { contestant: 'expand', url, thread: 'worker' };
   const { adapter, userAgent } = await host.run({ ...each, contestant: 'prepare' });
@@ -24,17 +28,15 @@ export async function expandFigures({ host, url, nbytes, rounds, only }) {
   if (SOFTWARE.test(adapter)) nbytes = Math.min(nbytes, SOFTWARE_BYTES);
   // A block of q4_k has 144 bytes for 1,024 of float32
   const sizes = { bfloat16: nbytes / 2, q4_k: (nbytes * 144) / 1024, float32: nbytes };
-  const list = [{ name: 'float32, as stored', stored: 'float32' }, ...LIST].filter(({ name }) =>
-    name.includes(only),
-  );
-  const rows = list.map(({ name, stored, by }) => ({ name, stored, by, milliseconds: [] }));
+  const list = LIST.filter(({ name }) => name.includes(only));
+  const rows = list.map((given) => ({ ...given, milliseconds: [] }));
   for (let round = 0; round <= rounds; round++) {
     for (let i = 0; i < rows.length; i++) {
       const row = rows[(i + round) % rows.length];
-      const { stored, by } = row;
+      const { stored, to, by } = row;
       const storedBytes = sizes[stored];
       // The first is not measured, and read back
-      const task = { ...each, stored, by, storedBytes, verify: round === 0 };
+      const task = { ...each, stored, to, by, storedBytes, verify: round === 0 };
       const { milliseconds, figures, note } = await host.run(task);
       process.stderr.write(`  round ${round}: ${row.name}: ${Math.round(milliseconds)} ms\n`);
       if (round > 0) row.milliseconds.push(milliseconds);

@@ -1,5 +1,5 @@
 // Loads whose bytes lie in memory already, through the package's own loader, slots and uploads: as they are stored,
-// and converted to float32 by the GPU or by the loader's codecs.
+// and converted by the GPU or by the loader's codecs.
 import { USAGE } from './contestants.mjs';
 
 // GGUF's types (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): number, elements and bytes of a block
@@ -113,19 +113,19 @@ async function run({ dist }, { loader, manifest, plan, source }, sink) {
   await runLoad(loader, manifest, plan, source, sink);
 }
 
-/** `stored`: a type of TYPES; `by`: 'device' or 'cpu' converts to float32, and nothing keeps what is stored. */
+/** `stored`: a type of TYPES; `by`: 'device' or 'cpu' converts `to`, float32 unless given; without it nothing is. */
 export const EXPAND_CONTESTANTS = {
   expand: {
     async prepare(environment, options) {
       block();
       const { dist, device } = environment;
-      const { by } = options;
+      const { by, to = 'float32' } = options;
       const model = await planned(environment, options, {
         budgetBytes: BUDGET_BYTES,
         slotCopies: 2,
         staged: true,
         expandOnDevice: by === 'device',
-        ...(by ? { dtype: 'float32' } : {}),
+        ...(by ? { dtype: to } : {}),
       });
       const { createUploadSink } = await dist.module('sinks/measure_upload.js');
       return { model, sink: await createUploadSink(device, { path: options.path ?? 'auto' }) };
@@ -146,11 +146,12 @@ export const EXPAND_CONTESTANTS = {
 /** Compares both ends of the last tensor with what the codecs give. */
 async function verify(environment, options, { plan, loader }, sink) {
   const last = TENSORS - 1;
+  const { by, to = 'float32' } = options;
   const reference = await planned(environment, options, {
     staged: false,
     shareBelowBytes: 0,
     selected: [last],
-    ...(options.by ? { dtype: 'float32' } : {}),
+    ...(by ? { dtype: to } : {}),
   });
   if (!loader.finished) throw new Error('the load has not ended');
   const { CpuSink } = await environment.dist.module('sinks/cpu_sink.js');
