@@ -20,7 +20,7 @@ import {
 } from './support.js';
 
 const MIB = 2 ** 20;
-const LIMIT_MS = 90_000;
+const LIMIT_MS = 180_000;
 const PROBES = 64;
 
 /** Who loads: the page's loading worker with a GPU, the page alone, or a worker of the page's own. */
