@@ -1,5 +1,6 @@
-// The main job on real input: a published model is packed, served, loaded into WebGPU in headless Chromium,
-// and every tensor is read back and held against what the native command computed from the original file.
+// The main job on real input: a published model is packed, served, loaded into WebGPU in headless Chromium, and loaded
+// again from the browser's local store. Both times every tensor is read back and held against what the native command
+// computed from the original file.
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
@@ -13,6 +14,7 @@ import {
   browserMemory,
   sampleMemory,
   startChromium,
+  type Chromium,
 } from '../../packages/sluice/test/support/chromium.js';
 import { digestInPage, loadInPage, type LoadResult, type TensorDigest } from './page.js';
 import { formatBytes, ProgressBar } from './terminal.js';
@@ -38,7 +40,8 @@ const { values } = parseArgs({
 if (values.help) {
   console.log(
     'usage: make run [RUN="--model FILE --dtype float16|float32|bfloat16 --budget MiB"]\n' +
-      'Packs the model, serves it on 127.0.0.1, loads it in headless Chromium and checks every tensor.',
+      'Packs the model, serves it on 127.0.0.1, loads it in headless Chromium, loads it again from the\n' +
+      'local store, and checks every tensor both times.',
   );
   process.exit(0);
 }
@@ -58,25 +61,58 @@ async function main(model: string, dtype: string, budgetBytes: number): Promise<
   const server = await serve(packed);
   const chromium = await startChromium();
   try {
-    const page = await chromium.newPage();
+    const load = () => loadAndCheck(chromium, server, budgetBytes, expected);
+    const cold = await load();
+    const warm = await load();
+    print(cold, warm, expected, { budgetBytes, origin: server.origin });
+    if (warm.sentBytes > 0) {
+      console.error(
+        `make run: the second load fetched ${warm.sentBytes.toLocaleString('en')} bytes`,
+      );
+      return 1;
+    }
+    return cold.wrong.length + warm.wrong.length === 0 ? 0 : 1;
+  } finally {
+    await chromium.close();
+    server.stop();
+  }
+}
+
+/** A load, and what was found of it. */
+interface Checked extends LoadResult {
+  /** Bytes that the server sent meanwhile. */
+  sentBytes: number;
+  /** Bytes of memory above the idle browser. */
+  peak: number;
+  /** What differs from the original, a line each. */
+  wrong: string[];
+}
+
+/** Loads in a page of its own, which is closed then: nothing but the local store stays from one to the next. */
+async function loadAndCheck(
+  chromium: Chromium,
+  server: ModelServer,
+  budgetBytes: number,
+  expected: Digests,
+): Promise<Checked> {
+  const page = await chromium.newPage();
+  try {
     const bar = new ProgressBar();
     await page.page.exposeFunction('report', (done: number, total: number) => {
       bar.update(done, total);
     });
+    const before = await server.sentBytes();
     const idle = await browserMemory(chromium.pid);
     const memory = sampleMemory(chromium.pid);
     const result = await page
       .evaluate(loadInPage, { url: `${server.origin}/`, budgetBytes })
       .finally(() => memory.stop());
-    const { peak } = memory;
     bar.end();
-    const actual = await page.evaluate(digestInPage, undefined);
-    const wrong = compare(actual, expected);
-    print(result, wrong, expected, { peak: peak - idle, budgetBytes, origin: server.origin });
-    return wrong.length === 0 ? 0 : 1;
+    const sentBytes = (await server.sentBytes()) - before;
+    const wrong = compare(await page.evaluate(digestInPage, undefined), expected);
+    return { ...result, sentBytes, peak: memory.peak - idle, wrong };
   } finally {
-    await chromium.close();
-    server.stop();
+    await page.close();
   }
 }
 
@@ -100,17 +136,29 @@ function run(args: string[]): void {
   }
 }
 
-/** The packed folder on a server of its own process, so that serving does not slow the measurement here. */
-async function serve(root: string): Promise<{ origin: string; stop: () => void }> {
-  const script = join(ROOT, 'packages/sluice/test/support/server.ts');
-  const child = spawn(
-    process.execPath,
-    ['--import', 'tsx', script, JSON.stringify({ root, cors: true })],
-    { stdio: ['pipe', 'pipe', 'inherit'] },
-  );
+interface ModelServer {
+  origin: string;
+  /** Bytes that it has sent so far, headers and all. */
+  sentBytes(): Promise<number>;
+  stop(): void;
+}
+
+async function serve(root: string): Promise<ModelServer> {
+  const script = join(ROOT, 'apps/run/serve.ts');
+  const child = spawn(process.execPath, ['--import', 'tsx', script, root], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
   const lines = createInterface({ input: child.stdout });
-  const [origin] = (await once(lines, 'line')) as [string];
-  return { origin, stop: () => child.stdin.end() };
+  const line = async (): Promise<string> => ((await once(lines, 'line')) as [string])[0];
+  return {
+    origin: await line(),
+    async sentBytes() {
+      const answer = line();
+      child.stdin.write('\n');
+      return Number(await answer);
+    },
+    stop: () => child.stdin.end(),
+  };
 }
 
 /** What differs between the tensors read back and those of the original file, a line each. */
@@ -134,40 +182,54 @@ function compare(actual: Record<string, TensorDigest>, expected: Digests): strin
 }
 
 function print(
-  { report, browser, adapter }: LoadResult,
-  wrong: string[],
+  cold: Checked,
+  warm: Checked,
   expected: Digests,
-  run: { peak: number; budgetBytes: number; origin: string },
+  run: { budgetBytes: number; origin: string },
 ): void {
-  const seconds = report.milliseconds / 1000;
-  const software = adapter.includes('swiftshader');
-  const count = Object.keys(expected.tensors).length;
+  const { report } = cold;
+  const software = cold.adapter.includes('swiftshader');
+  const nbytes = report.outputBytes;
+  const rate = ({ report: { outputBytes, milliseconds } }: Checked): number =>
+    outputBytes / 1e6 / milliseconds;
+  const speed = (load: Checked): string =>
+    `${(load.report.milliseconds / 1000).toFixed(2)} s, ${rate(load).toFixed(2)} GB/s`;
   const rows: [string, string][] = [
-    ['browser', `${browser}, WebGPU adapter ${adapter}`],
+    ['browser', `${cold.browser}, WebGPU adapter ${cold.adapter}`],
     [
       'source',
       `${run.origin}, ${report.thread === 'worker' ? 'fetched in a worker' : 'fetched in the page'}`,
     ],
     ['upload', String(report.upload)],
     ['tensors', String(report.tensors)],
-    ['bytes', `${report.outputBytes.toLocaleString('en')} (${formatBytes(report.outputBytes)})`],
-    ['seconds', seconds.toFixed(2)],
-    ['GB/s', (report.outputBytes / 1e9 / seconds).toFixed(2)],
-    ['budget', `${formatBytes(report.budgetPeak)} taken of ${formatBytes(run.budgetBytes)}`],
+    ['bytes', `${nbytes.toLocaleString('en')} (${formatBytes(nbytes)})`],
+    ['cold load', `${speed(cold)}, ${formatBytes(cold.sentBytes)} fetched and stored`],
+    [
+      'warm load',
+      `${speed(warm)}, ${warm.sentBytes.toLocaleString('en')} bytes fetched, ` +
+        `${formatBytes(warm.report.store?.readBytes ?? 0)} read from the local store`,
+    ],
+    ['warm : cold', `${(rate(warm) / rate(cold)).toFixed(2)} times the rate`],
+    [
+      'budget',
+      `${formatBytes(report.budgetPeak)} cold, ${formatBytes(warm.report.budgetPeak)} warm taken of ${formatBytes(run.budgetBytes)}`,
+    ],
     [
       'peak memory',
-      `${formatBytes(run.peak)} above the idle browser` +
-        (software
-          ? `, ${formatBytes(report.outputBytes)} of it the tensors (a software adapter)`
-          : ''),
+      `${formatBytes(cold.peak)} cold, ${formatBytes(warm.peak)} warm above the idle browser` +
+        (software ? `, ${formatBytes(nbytes)} of it the tensors (a software adapter)` : ''),
     ],
-    [
-      'digests',
-      wrong.length === 0
-        ? `all ${count} tensors equal those of the original file`
-        : `${wrong.length} of ${count} tensors are wrong`,
-    ],
+    ['digests', `cold: ${verdict(cold, expected)}; warm: ${verdict(warm, expected)}`],
   ];
   for (const [name, value] of rows) console.log(`${name.padEnd(12)} ${value}`);
-  for (const line of wrong.slice(0, 10)) console.error(`  ${line}`);
+  for (const { wrong } of [cold, warm]) {
+    for (const line of wrong.slice(0, 10)) console.error(`  ${line}`);
+  }
+}
+
+function verdict({ wrong }: Checked, { tensors }: Digests): string {
+  const count = Object.keys(tensors).length;
+  return wrong.length === 0
+    ? `all ${count} tensors equal those of the original file`
+    : `${wrong.length} of ${count} tensors are wrong`;
 }

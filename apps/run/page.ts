@@ -29,7 +29,7 @@ export async function loadInPage(options: {
   page.model = await loadModel(options.url, {
     device: 'gpu',
     budgetBytes: options.budgetBytes,
-    store: false,
+    store: true,
     onProgress: ({ outputBytesDone, outputBytes }) => {
       void page.report(outputBytesDone, outputBytes);
     },
