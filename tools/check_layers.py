@@ -18,9 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # line do not see each other.
 LAYERS = [
     ("core/base",),
-    ("core/formats", "core/store"),
+    ("core/formats", "core/store", "core/ffi"),
     ("core/load",),
-    ("core/ffi",),
     ("core/runtime",),
     ("core/vm",),
     ("hosts/wasm", "hosts/native"),
@@ -86,6 +85,8 @@ def self_test() -> None:
     assert check("core/formats/a.cc", '#include "core/base/error.h"\n') == []
     assert check("core/formats/a.cc", '#include "core/load/codec.h"\n') != []
     assert check("core/store/a.cc", '#include "core/formats/open.h"\n') != []
+    assert check("core/ffi/a.cc", '#include "core/base/error.h"\n') == []
+    assert check("core/ffi/a.cc", '#include "core/store/journal.h"\n') != []
     assert check("hosts/wasm/a.cc", '#include "hosts/native/b.h"\n') != []
     assert check("core/base/a.cc", '#include "core/elsewhere/b.h"\n') != []
     assert check(TS_ROOT + "/sources/http.ts", "import { a } from '../errors.js';") == []
