@@ -325,6 +325,54 @@ async function flipInOpfs({
   return flipped;
 }
 
+/**
+ * A browser whose file handles nobody can share, as those without the mode `readwrite-unsafe`: two workers of different
+ * tabs load at once, cold and warm. Each has the right bytes; who cannot open what is stored fetches.
+ */
+export async function exclusiveHandles(tally: Tally, count: number): Promise<void> {
+  const model = cacheModel(2, MIB, 2500);
+  await inBrowser(async (browser, server) => {
+    const act = async (given: LoadRequest & { origin: string }): Promise<LoadOutcome> => {
+      const { prototype } = FileSystemFileHandle as unknown as {
+        prototype: { createSyncAccessHandle: (options?: object) => Promise<unknown> };
+      };
+      const create = Object.getOwnPropertyDescriptor(prototype, 'createSyncAccessHandle')
+        ?.value as (typeof prototype)['createSyncAccessHandle'];
+      prototype.createSyncAccessHandle = function (this: unknown) {
+        return create.call(this);
+      };
+      const { load } = (await import(
+        `${given.origin}/test/browser/page_load.js`
+      )) as typeof PageLoad;
+      return load(given);
+    };
+    for (let i = 0; i < count; i++) {
+      await tally.case(`handles ${i}`, LIMIT_MS, async () => {
+        const url = serve(server, `/${i}/`, model);
+        const pages = [await browser.newPage(), await browser.newPage()];
+        for (const state of ['cold', 'warm']) {
+          const loads = pages.map((page) =>
+            page.evaluateInWorker(act, {
+              url,
+              device: 'cpu' as const,
+              options: { store: true },
+              dist: `${browser.origin}/dist/`,
+              origin: browser.origin,
+            }),
+          );
+          for (const loaded of await Promise.all(loads)) {
+            checkOutcome(loaded, model);
+            const { problem, readBytes = 0 } = loaded.report?.store ?? {};
+            if (state === 'cold') assert.equal(problem, undefined);
+            tally.note(`${state}: ${readBytes > 0 ? 'from the store' : 'fetched'}`);
+          }
+        }
+        for (const page of pages) await page.close();
+      });
+    }
+  });
+}
+
 /** A quota that is too small for the model, or for a part of it: it loads, says why it is not kept, and later it is. */
 export async function quotas(tally: Tally, count: number, chance: Chance): Promise<void> {
   const model = cacheModel(4, 2 * MIB, 2600);

@@ -34,6 +34,7 @@ const KINDS: Record<string, Kind> = {
   tabs: { count: 60, run: browser.tabs },
   'browser-flips': { count: 1, run: (tally, _, chance) => browser.browserFlips(tally, chance) },
   quota: { count: 30, run: browser.quotas },
+  'exclusive-handles': { count: 10, run: browser.exclusiveHandles },
   'browser-kills': { count: 200, run: browser.browserKills },
 };
 

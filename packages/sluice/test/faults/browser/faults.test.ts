@@ -10,6 +10,7 @@ describe('faults of the store in Chromium', { timeout: 240_000 }, () => {
       faults.browserKills(tally, 2, chance),
     'tabs at once': (tally, chance) => faults.tabs(tally, 4, chance),
     'a bit flipped in a stored extent': (tally, chance) => faults.browserFlips(tally, chance),
+    'handles that nobody can share': (tally) => faults.exclusiveHandles(tally, 1),
     'an exhausted quota': (tally, chance) => faults.quotas(tally, 3, chance),
   };
   for (const [name, run] of Object.entries(cases)) {
