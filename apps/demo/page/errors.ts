@@ -14,7 +14,7 @@ const TITLES: Record<ErrorCode, string> = {
   truncated: 'A file of the model is cut short',
   checksum_mismatch: 'A file of the model has the wrong content',
   source_changed: 'The model changed while it was loaded',
-  quota_exceeded: 'The browser’s storage is full',
+  quota_exceeded: 'There is not enough room to store it',
   device_limit: 'A tensor is too large for this GPU',
   out_of_device_memory: 'The GPU’s memory is full',
   device_lost: 'The GPU was lost',
@@ -23,7 +23,7 @@ const TITLES: Record<ErrorCode, string> = {
   aborted: 'The load was cancelled',
   not_found: 'There is no model at this address',
   invalid_argument: 'The load cannot be done this way',
-  io: 'A file could not be read',
+  io: 'A file could not be read or written',
   internal: 'Something went wrong inside',
 };
 
@@ -41,17 +41,17 @@ const ADVICE: Record<ErrorCode, string> = {
   truncated: 'The file on the server is incomplete: upload it again, or choose another copy.',
   checksum_mismatch: 'Load again; if it stays so, the copy on the server is damaged.',
   source_changed: 'Load again, to get all of it in one version.',
-  quota_exceeded: 'Free some space of this site in the browser’s settings.',
+  quota_exceeded: 'Delete stored models below, or free some space on this device.',
   device_limit: 'Load to CPU memory, or choose a model with smaller tensors.',
   out_of_device_memory:
     'Close other pages that use the GPU, choose a smaller model, or load to CPU memory.',
   device_lost: 'Load again. If it happens again, the GPU’s driver may need an update.',
-  store_corrupt: 'Remove the stored copy and load again.',
+  store_corrupt: 'Load it again from its address: only what is damaged is fetched.',
   budget_too_small: 'Raise the memory budget under Options, or use fewer connections.',
   aborted: 'Load again whenever you like.',
   not_found: 'Check the address: a folder must hold a manifest or a model file.',
   invalid_argument: 'Change the options and try again.',
-  io: 'Check that the file is still where it was, and choose it again.',
+  io: 'Check that the file or folder is still where it was, and choose it again.',
   internal: 'Try again. If it happens again, report it with the details below.',
 };
 

@@ -31,6 +31,22 @@ export function formatDuration(milliseconds: number): string {
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
+const AGES: [Intl.RelativeTimeFormatUnit, number][] = [
+  ['day', 86_400_000],
+  ['hour', 3_600_000],
+  ['minute', 60_000],
+];
+const AGE = new Intl.RelativeTimeFormat('en', { numeric: 'auto' });
+
+/** "just now", "5 minutes ago", "yesterday", "12 days ago" */
+export function formatAge(then: Date, now = new Date()): string {
+  const milliseconds = Math.max(0, +now - +then);
+  for (const [unit, length] of AGES) {
+    if (milliseconds >= length) return AGE.format(-Math.floor(milliseconds / length), unit);
+  }
+  return 'just now';
+}
+
 export const formatPercent = (part: number, whole: number): string =>
   `${whole === 0 ? 100 : Math.floor((100 * part) / whole)} %`;
 

@@ -7,9 +7,11 @@ import { formatBytes, formatCount, formatDuration } from './format.js';
 import { Inspector } from './inspector.js';
 import { ProgressView } from './progress_view.js';
 import { Session } from './session.js';
+import type { Settings } from './session.js';
 import { SettingsForm } from './settings_form.js';
 import { acceptDrops, listExamples, offerPickers, typedSource } from './sources.js';
 import type { ModelSource } from './sources.js';
+import { StoredView } from './stored_view.js';
 import { TensorTable } from './table.js';
 
 const TITLE = document.title;
@@ -35,6 +37,15 @@ const progress = new ProgressView((name) => {
   if (model) table.choose(name);
 });
 
+const stored = new StoredView({
+  load: (source) => {
+    void start(source, { keep: true });
+  },
+  missing: () => {
+    settings.withoutStore();
+  },
+});
+
 let running: Session | undefined;
 let lastSource: ModelSource | undefined;
 let model: Model | undefined;
@@ -42,10 +53,12 @@ let model: Model | undefined;
 /** Table and inspector lie one below the other. */
 const isNarrow = (): boolean => matchMedia('(max-width: 1099px)').matches;
 
-async function start(source: ModelSource): Promise<void> {
+/** Loads with the form's settings, but for `others`. */
+async function start(source: ModelSource, others: Partial<Settings> = {}): Promise<void> {
   if (running) return;
-  const chosen = settings.read();
-  if (!chosen) return;
+  const read = settings.read();
+  if (!read) return;
+  const chosen = { ...read, ...others };
   unload();
   lastSource = source;
   empty.hidden = true;
@@ -53,11 +66,12 @@ async function start(source: ModelSource): Promise<void> {
   const session = (running = new Session(source, chosen));
   const hadFocus = document.activeElement === load || document.activeElement === retry;
   load.disabled = true;
+  stored.setLoading(true);
   cancel.hidden = false;
   document.title = `Loading ${source.name} · Sluice`;
   progress.begin(session);
   if (hadFocus || document.activeElement === document.body) cancel.focus({ preventScroll: true });
-  if (isNarrow()) bringIntoView(byId('content', HTMLElement));
+  if (isNarrow() || others.keep) bringIntoView(byId('content', HTMLElement));
 
   const outcome = await session.run();
 
@@ -65,6 +79,7 @@ async function start(source: ModelSource): Promise<void> {
   progress.end();
   const cancelHadFocus = document.activeElement === cancel;
   load.disabled = false;
+  stored.setLoading(false);
   cancel.hidden = true;
   if (cancelHadFocus) load.focus();
   switch (outcome.kind) {
@@ -175,7 +190,7 @@ url.addEventListener('input', () => {
 });
 cancel.addEventListener('click', () => running?.cancel());
 document.addEventListener('keydown', (event) => {
-  if (event.key === 'Escape' && running) {
+  if (event.key === 'Escape' && running && !document.querySelector('dialog[open]')) {
     event.preventDefault();
     running.cancel();
   }

@@ -22,6 +22,7 @@ export class ProgressView {
   readonly #section = byId('progress', HTMLElement);
   readonly #title = byId('progress-title', HTMLElement);
   readonly #stage = byId('stage', HTMLElement);
+  readonly #storeLine = byId('store-line', HTMLElement);
   readonly #bar = byId('progress-bar', HTMLProgressElement);
   readonly #live = byId('live', HTMLElement);
   readonly #gridLine = byId('grid-line', HTMLElement);
@@ -102,6 +103,8 @@ export class ProgressView {
       outcome?.kind === 'loaded' ? outcome.model.report.milliseconds : session.elapsed;
     this.#title.textContent = session.source.name;
     this.#stage.textContent = this.#stageText(session);
+    const kept = storeWords(session);
+    this.#storeLine.textContent = kept?.line ?? '';
     if (progress) this.#bar.value = fraction(progress.sourceBytesDone, progress.sourceBytes);
     else this.#bar.removeAttribute('value');
     const over = outcome !== undefined;
@@ -143,6 +146,8 @@ export class ProgressView {
       progress && `${over ? 'at most, ' : ''}of ${formatBytes(progress.budgetLimit)}`,
     );
 
+    this.#tile('device', kept?.fromDevice, kept?.fetched);
+
     const most = Math.max(0, ...rates.map(({ value }) => value));
     this.#rate.show({
       points: rates,
@@ -169,13 +174,14 @@ export class ProgressView {
     if (outcome) {
       switch (outcome.kind) {
         case 'loaded': {
-          const { upload, thread } = outcome.model.report;
+          const { upload, thread, store } = outcome.model.report;
+          const fetched = store === undefined || store.storedBytes > 0 ? 'fetched' : 'read';
           const retries = progress?.retries ?? 0;
           return [
             upload === undefined
               ? 'Loaded to CPU memory'
               : `Loaded to the GPU by ${uploadName(upload)}`,
-            thread === 'worker' ? 'fetched in a worker' : 'fetched in the page',
+            thread === 'worker' ? `${fetched} in a worker` : `${fetched} in the page`,
             ...(retries > 0 ? [`${retries} transfers opened again`] : []),
           ].join(', ');
         }
@@ -222,6 +228,53 @@ export class ProgressView {
     }
     this.#gridLine.textContent = text;
   }
+}
+
+/** What of a load came from this device and what was fetched; undefined until that is known. */
+function storeWords({
+  outcome,
+  settings,
+  source,
+}: Session): { line: string; fromDevice: string; fetched: string } | undefined {
+  if (outcome?.kind !== 'loaded') return undefined;
+  const { store, sourceBytes } = outcome.model.report;
+  if (typeof source.location !== 'string') {
+    return {
+      line: 'From files of this device; nothing was fetched.',
+      fromDevice: formatBytes(sourceBytes),
+      fetched: 'nothing fetched',
+    };
+  }
+  if (!store) {
+    const why = settings.keep ? 'this browser has no room for models here' : 'as you chose';
+    return {
+      line: `All of it was fetched, and none of it is kept: ${why}.`,
+      fromDevice: formatBytes(0),
+      fetched: `${formatBytes(sourceBytes)} fetched`,
+    };
+  }
+  const { storedBytes, readBytes, damagedBytes, problem } = store;
+  // Where not all could be stored, what did not come from the store was fetched
+  const fetched =
+    problem === undefined ? storedBytes : Math.max(storedBytes, sourceBytes - readBytes);
+  // Headers are read from the store again once they are kept: that is no byte of the tensors
+  const fromDevice = fetched === 0 ? sourceBytes : Math.max(0, sourceBytes - fetched);
+  const words =
+    fetched === 0
+      ? ['All of it came from this device; nothing was fetched']
+      : fromDevice === 0
+        ? [`${formatBytes(fetched)} were fetched`]
+        : [
+            `${formatBytes(fromDevice)} came from this device, ${formatBytes(fetched)} were fetched`,
+          ];
+  if (damagedBytes > 0) words.push(`${formatBytes(damagedBytes)} of that in place of damaged ones`);
+  if (problem !== undefined) words.push(`not all of it is kept: ${problem}`);
+  else if (fetched > 0) words.push('the next load takes all of it from this device');
+  return {
+    line: `${words.join('; ')}.`,
+    fromDevice: formatBytes(fromDevice),
+    fetched: fetched === 0 ? 'nothing fetched' : `${formatBytes(fetched)} fetched`,
+  };
 }
 
 const fraction = (part: number, whole: number): number => (whole === 0 ? 1 : part / whole);

@@ -13,6 +13,8 @@ export interface Settings {
   budgetBytes: number;
   connections: number;
   worker: boolean;
+  /** What is fetched is kept on this device, and taken from there. */
+  keep: boolean;
 }
 
 export type Outcome =
@@ -59,11 +61,11 @@ export class Session {
 
   /** Loads; never rejects. */
   async run(): Promise<Outcome> {
-    const { device, dtype, budgetBytes, connections, worker } = this.settings;
+    const { device, dtype, budgetBytes, connections, worker, keep } = this.settings;
     const seen: ManifestTensor[] = [];
     try {
       const model = await loadModel(this.source.location, {
-        store: false,
+        store: keep,
         device,
         dtype,
         budgetBytes,

@@ -10,6 +10,7 @@ export class SettingsForm {
   readonly #budget = byId('budget', HTMLInputElement);
   readonly #connections = byId('connections', HTMLInputElement);
   readonly #worker = byId('worker', HTMLInputElement);
+  readonly #keep = byId('keep', HTMLInputElement);
   readonly #summary = byId('options-summary', HTMLElement);
 
   constructor() {
@@ -19,6 +20,7 @@ export class SettingsForm {
       this.#budget,
       this.#connections,
       this.#worker,
+      this.#keep,
     ]) {
       input.addEventListener('input', () => {
         this.#update();
@@ -32,6 +34,15 @@ export class SettingsForm {
     this.#device.value = 'cpu';
     const gpu = this.#device.querySelector<HTMLOptionElement>('[value=gpu]');
     if (gpu) gpu.disabled = true;
+    this.#update();
+  }
+
+  /** There is no local store here: nothing can be kept. */
+  withoutStore(): void {
+    this.#keep.checked = false;
+    this.#keep.disabled = true;
+    byId('keep-hint', HTMLElement).textContent =
+      'This browser keeps nothing here; “Stored models” says why.';
     this.#update();
   }
 
@@ -56,6 +67,7 @@ export class SettingsForm {
       budgetBytes: Math.floor(budget * MIB),
       connections,
       worker: this.#worker.checked,
+      keep: this.#keep.checked,
     };
   }
 
@@ -80,6 +92,7 @@ export class SettingsForm {
       gpu ? 'GPU' : 'CPU',
       `${this.#budget.value || '?'} MiB`,
       `${this.#connections.value || '?'} connections`,
+      this.#keep.checked ? 'kept' : 'not kept',
     ].join(' · ');
   }
 }
