@@ -44,6 +44,8 @@ export async function wasmFigures(dist) {
   }
   return {
     ...compressed(bytes),
+    // Fetched beside it by loads that keep models, which is what they do unless told otherwise
+    store: compressed(await readFile(join(dist, 'sluice_store.wasm'))),
     runs: RUNS,
     compileAndInstantiateMs: median(compiling),
     instantiateMs: median(instantiating),
@@ -80,7 +82,11 @@ export async function scriptFigures(dist) {
       });
       return compressed(outputFiles[0].contents);
     };
-    figures.minified = { index: await bundle('index.js'), worker: await bundle('worker.js') };
+    figures.minified = {
+      index: await bundle('index.js'),
+      worker: await bundle('worker.js'),
+      storeWorker: await bundle('store_worker.js'),
+    };
   }
   return figures;
 }
