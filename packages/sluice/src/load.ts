@@ -8,7 +8,7 @@ import { CpuSink } from './sinks/cpu_sink.js';
 import { defaultAdapter, requestDevice } from './sinks/device.js';
 import type { GpuSlotSink } from './sinks/gpu_buffers.js';
 import { expandsOnDevice } from './sinks/expand_where.js';
-import { createUploadSink, measureUpload } from './sinks/measure_upload.js';
+import { createUploadSink } from './sinks/measure_upload.js';
 import type { Sink } from './sinks/sink.js';
 import type { Source } from './sources/source.js';
 import type { StoreUse } from './store/store_use.js';
@@ -33,7 +33,6 @@ export async function loadHere(
   openStore?: StoreOpener,
 ): Promise<Model> {
   const begin = performance.now();
-  const stopMeasuring = measureAhead(options);
   let use: StoreUse | undefined;
   let destination: Destination | undefined;
   try {
@@ -80,8 +79,6 @@ export async function loadHere(
     origin.close();
     await use?.close();
     throw asSluiceError(error);
-  } finally {
-    stopMeasuring();
   }
 }
 
@@ -200,25 +197,6 @@ export async function deviceFor(
     late.destroy();
   });
   return { device, owned: true };
-}
-
-/**
- * Measures how bytes reach a device of the caller's while the model is still being opened. The result is found by
- * uploadSink(); the function that is given back ends what is not done.
- */
-export function measureAhead({
-  device,
-  upload = 'auto',
-  consume,
-  signal,
-}: LoadOptions): () => void {
-  const ended = new AbortController();
-  if (typeof device === 'object' && upload === 'auto' && !consume && !signal?.aborted) {
-    measureUpload(device, ended.signal).catch(() => undefined); // uploadSink() meets it again
-  }
-  return () => {
-    ended.abort();
-  };
 }
 
 export function uploadSink(device: GPUDevice, options: LoadOptions): Promise<GpuSlotSink> {

@@ -5,7 +5,6 @@ import {
   countExpanded,
   deviceFor,
   gpuTensors,
-  measureAhead,
   resolveTarget,
   tensorCallback,
   uploadSink,
@@ -38,7 +37,6 @@ export async function loadInWorker(
 ): Promise<Model> {
   const begin = performance.now();
   const talk = new Conversation(worker, options.signal);
-  const stopMeasuring = measureAhead(options);
   const release: (() => void)[] = [];
   try {
     talk.stopsInOrder = store !== undefined;
@@ -99,7 +97,6 @@ export async function loadInWorker(
     for (const free of release.reverse()) free();
     throw asSluiceError(error);
   } finally {
-    stopMeasuring();
     talk.end();
   }
 }
