@@ -50,6 +50,7 @@ export async function loadHere(
         expandOnDevice: chosen.expandOnDevice,
         slotCopies: staged ? GPU_SLOT_COPIES : 1,
         reservedBytes: use?.budgetBytes(manifest) ?? 0,
+        allStored: use?.hasAll(manifest) ?? false,
       }),
     );
     await use?.planned(manifest, plan);

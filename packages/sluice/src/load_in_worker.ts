@@ -41,13 +41,18 @@ export async function loadInWorker(
   try {
     talk.stopsInOrder = store !== undefined;
     talk.send({ type: 'open', module, place, ...(store ? { store } : {}) });
-    const { manifest, reservedBytes } = await talk.next('opened');
+    const { manifest, reservedBytes, allStored } = await talk.next('opened');
     const target = resolveTarget(options.device);
     if (target === 'cpu') throw new SluiceError('internal', 'the CPU needs no worker');
     const { expandOnDevice, adapter } = await chooseExpansion(target, manifest, options);
     talk.send({
       type: 'plan',
-      options: planOptions(options, manifest, { ...REMOTE_SLOTS, expandOnDevice, reservedBytes }),
+      options: planOptions(options, manifest, {
+        ...REMOTE_SLOTS,
+        expandOnDevice,
+        reservedBytes,
+        ...(allStored ? { allStored } : {}),
+      }),
     });
     const { plan } = await talk.next('planned');
     const { device, owned } = await deviceFor(target, manifest, plan, options, adapter);

@@ -109,6 +109,8 @@ export interface LoadOptions {
 }
 
 export const DEFAULT_BUDGET_BYTES = 64 * 2 ** 20;
+/** Transfers at a time from the local store. */
+const STORED_TRANSFERS = 2;
 /**
  * What the requests under way may have asked for, all together. Chromium takes in whole responses, read or not, and
  * holds them beside the budget (its BufferingBytesConsumer).
@@ -122,6 +124,7 @@ export function planOptions(
   manifest: ModelManifest,
   {
     reservedBytes,
+    allStored = false,
     ...sink
   }: {
     staged: boolean;
@@ -129,6 +132,7 @@ export function planOptions(
     copiedSlots?: number;
     expandOnDevice: boolean;
     reservedBytes: number;
+    allStored?: boolean;
   },
 ): PlanOptions {
   const upload: string = options.upload ?? 'auto';
@@ -152,7 +156,8 @@ export function planOptions(
       throw new SluiceError('invalid_argument', `option ${name} is ${value}; expected a number`);
     }
   }
-  const { connections = 4 } = options;
+  // Each transfer fills a slot of its own: a disk, which answers at once, needs few, and uploads the rest
+  const { connections = allStored ? STORED_TRANSFERS : 4 } = options;
   const plan: PlanOptions = {
     budgetBytes: (options.budgetBytes ?? DEFAULT_BUDGET_BYTES) - reservedBytes,
     connections,

@@ -47,7 +47,8 @@ async function handle(message: ToWorker): Promise<void> {
       model = await openModel(module, use?.source ?? source, opened.name, undefined, checkOf(use));
       manifest = model.manifest();
       const reservedBytes = use?.budgetBytes(manifest) ?? 0;
-      scope.postMessage({ type: 'opened', manifest, reservedBytes });
+      const allStored = use?.hasAll(manifest) ?? false;
+      scope.postMessage({ type: 'opened', manifest, reservedBytes, allStored });
       break;
     }
     case 'plan':

@@ -41,7 +41,7 @@ export type ToWorker =
  */
 export type FromWorker =
   | { type: 'ready' }
-  | { type: 'opened'; manifest: ModelManifest; reservedBytes: number }
+  | { type: 'opened'; manifest: ModelManifest; reservedBytes: number; allStored?: boolean }
   | { type: 'planned'; plan: ModelPlan }
   | { type: 'progress'; progress: LoadProgress }
   | { type: 'tensor'; index: number }

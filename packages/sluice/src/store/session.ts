@@ -236,6 +236,11 @@ export class ModelSession {
     }
   }
 
+  /** All of the file is stored. */
+  isComplete(path: string): boolean {
+    return this.#info(path)?.complete ?? false;
+  }
+
   /** True where some of the file is stored, and the server must be asked whether it is still that file. */
   mustValidate(path: string): boolean {
     return !this.#loaded && !this.#validated.has(path) && (this.#info(path)?.stored_bytes ?? 0) > 0;

@@ -83,6 +83,11 @@ export class StoreUse {
     return this.#session.poolBytesFor(files.map(({ path }) => path));
   }
 
+  /** Every file of the model is stored, as far as is known. */
+  hasAll({ files }: ModelManifest): boolean {
+    return files.every(({ path }) => this.#session.isComplete(path));
+  }
+
   get session(): ModelSession {
     return this.#session;
   }
