@@ -100,8 +100,17 @@ export class Session {
     this.#indices = new Map(tensors.map(({ name }, index) => [name, index]));
   }
 
-  #note(progress: LoadProgress): void {
+  #note(noted: LoadProgress): void {
     this.#firstByte ??= performance.now();
+    // The budget is the person's: what the store takes of it for bytes on their way there is no longer in the loader's
+    const limit = this.settings.budgetBytes;
+    const stores = Math.max(0, limit - noted.budgetLimit);
+    const progress = {
+      ...noted,
+      budgetUsed: noted.budgetUsed === 0 ? 0 : noted.budgetUsed + stores,
+      budgetPeak: noted.budgetPeak + stores,
+      budgetLimit: limit,
+    };
     this.progress = progress;
     this.series.add(this.streaming, progress.sourceBytesDone, progress.budgetUsed);
   }

@@ -254,6 +254,8 @@ describe('the demo page', () => {
     await page.keyboard.press('Tab');
     assert.equal(await focusedText(), 'Skip to the model');
     await page.keyboard.press('Tab');
+    assert.equal(await focusedText(), 'Stored models');
+    await page.keyboard.press('Tab');
     await page.keyboard.type(`${server.origin}/model.safetensors`);
     await page.keyboard.press('Enter');
     await page.locator('#tensors').waitFor();
