@@ -357,7 +357,7 @@ export class StoredView {
     } catch (error) {
       const known = asSluiceError(error);
       if (known.code === 'aborted') this.#say('Stopped.');
-      else this.#fail(wordsOf(known));
+      else this.#fail(wordsHere(known));
     }
     await this.refresh();
   }
@@ -393,6 +393,14 @@ function usageWords(count: number, storedBytes: number, freeBytes: number | unde
   }
   const models = `${formatCount(count)} ${count === 1 ? 'model' : 'models'}`;
   return `${models}, ${formatBytes(storedBytes)} on this device${free}.`;
+}
+
+/** As wordsOf(), but where those speak of loading from an address. */
+function wordsHere(error: SluiceError): ErrorWords {
+  const words = wordsOf(error);
+  if (error.code !== 'invalid_argument' && error.code !== 'not_found') return words;
+  const advice = error.hint === undefined ? ['Choose other files.'] : words.advice.slice(0, 1);
+  return { ...words, title: 'That cannot be done with these files', advice };
 }
 
 function inUse(message: string): Pick<ErrorWords, 'title' | 'message' | 'advice'> {

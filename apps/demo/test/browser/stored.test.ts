@@ -272,6 +272,7 @@ describe('stored models on the demo page', () => {
       buffer: Buffer.from('GGUF'),
     });
     await page.locator('#stored-failure >> text=other.gguf').first().waitFor();
+    assert.match(await text('#stored-failure'), /^That cannot be done with these files/);
     assert.match(await text('#stored-failure'), /asks for one of tensor-cache\.json/);
     assert.match(await text('#stored-failure'), /give the address that ends in 'other\.gguf'/i);
     assert.deepEqual(await listed(), []);
