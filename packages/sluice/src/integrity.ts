@@ -1,4 +1,5 @@
 import { SluiceError } from './errors.js';
+import { fromBase64, hex } from './util/bytes.js';
 
 /** A SHA-256 that the caller pins a model to, in lower-case hexadecimal digits. */
 export type PinnedDigest = string & { readonly pinned: unique symbol };
@@ -15,7 +16,7 @@ export function parseIntegrity(integrity: string): PinnedDigest {
       `option integrity is '${integrity}'; expected 'sha256-' and the digest in base64`,
     );
   }
-  return hex(Uint8Array.from(atob(base64), (char) => char.charCodeAt(0))) as PinnedDigest;
+  return hex(fromBase64(base64)) as PinnedDigest;
 }
 
 /** Throws `checksum_mismatch` where a manifest is not the pinned one. */
@@ -31,8 +32,4 @@ export async function checkManifest(
     `${place}: the sha256 of its ${bytes.byteLength} bytes is ${actual}, and it is pinned to ${pinned}`,
     { file: place, hint: 'the publisher has changed the model, or somebody else has' },
   );
-}
-
-function hex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

@@ -1,4 +1,5 @@
 import { SluiceError, type ErrorDetails } from '../errors.js';
+import { fromBase64, hex } from '../util/bytes.js';
 import type { ByteStream, Source } from './source.js';
 
 // ---------------------------------------------------------------------------------------------------------
@@ -481,7 +482,8 @@ export class HttpSource implements Source {
       from,
       terms.fileBytes,
     );
-    return { ...terms, validators: { etag, lastModified } };
+    const sha256 = encoding === 'identity' ? reprDigest(response) : undefined;
+    return { ...terms, validators: { etag, lastModified, sha256 } };
   }
 
   #checkVersion(
@@ -533,7 +535,7 @@ interface BodyTerms {
   promised: number | undefined;
   /** Bytes after which the body is cut off. */
   limit: number;
-  validators?: { etag: string; lastModified: string };
+  validators?: { etag: string; lastModified: string; sha256: string | undefined };
 }
 
 /** One request and its body. */
@@ -791,6 +793,13 @@ function parseRetryAfter(header: string | null): number | undefined {
   if (header === null) return undefined;
   const ms = /^\d+$/.test(header.trim()) ? Number(header) * 1000 : Date.parse(header) - Date.now();
   return Number.isNaN(ms) ? undefined : Math.min(Math.max(ms, 0), MAX_RETRY_AFTER_MS);
+}
+
+/** The SHA-256 of Repr-Digest (RFC 9530, 3), which is of the whole file also with a range of it. */
+function reprDigest(response: HttpResponse): string | undefined {
+  const header = response.header('repr-digest') ?? '';
+  const [, base64] = /(?:^|[,\s])sha-256=:([A-Za-z0-9+/]{43}=):/.exec(header) ?? [];
+  return base64 === undefined ? undefined : hex(fromBase64(base64));
 }
 
 /** Only what changes whenever the bytes do: a strong ETag; a Last-Modified older than its response (RFC 9110, 8.8.2.2). */

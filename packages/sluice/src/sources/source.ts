@@ -9,6 +9,8 @@ export interface StoredBytes {
 export interface Validators {
   readonly etag: string;
   readonly lastModified: string;
+  /** SHA-256 of the whole file in lower-case hexadecimal digits, where the source tells. */
+  readonly sha256?: string | undefined;
 }
 
 /** Bytes of one file, arriving in order. */

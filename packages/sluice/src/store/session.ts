@@ -85,6 +85,8 @@ export class ModelSession {
   #files = new Map<string, OpenFile>();
   #loaded: boolean;
   readonly #validated = new Set<string>();
+  /** What the source says that the SHA-256 of files is. */
+  readonly #promised = new Map<string, string>();
   readonly #verified = new Map<string, Promise<boolean>>();
   readonly #sized = new Map<string, Promise<void>>();
   readonly #pending = new Set<Promise<void>>();
@@ -251,6 +253,7 @@ export class ModelSession {
    * forgotten; and where bytes were given out already that do not go with it, that is `source_changed`.
    */
   learn(path: string, nbytes: number | undefined, validators: Validators): void {
+    if (validators.sha256 !== undefined) this.#promised.set(path, validators.sha256);
     const known = this.#info(path);
     const first = !this.#validated.has(path);
     this.#validated.add(path);
@@ -639,7 +642,12 @@ export class ModelSession {
    */
   async finish(checksums: readonly FileChecksum[]): Promise<void> {
     await this.#settle();
-    const unchecked = checksums.flatMap((checksum) => {
+    const promised = [...this.#promised].map(([path, digest]): FileChecksum => ({
+      path,
+      algorithm: 'sha256',
+      digest,
+    }));
+    const unchecked = [...checksums, ...promised].flatMap((checksum) => {
       const info = this.#info(checksum.path);
       if (!info?.complete) return [];
       const done = info.checked.some(
@@ -677,7 +685,7 @@ export class ModelSession {
     this.drop(path);
     throw new SluiceError(
       'checksum_mismatch',
-      `${path}: the ${algorithm} of its ${info.nbytes ?? 0} bytes is ${actual}, and the manifest promises ${digest}`,
+      `${path}: the ${algorithm} of its ${info.nbytes ?? 0} bytes is ${actual}, and ${digest} was promised`,
       {
         file: path,
         hint: 'What was stored of it is forgotten. Load again; if it stays so, the publisher must mend the files.',

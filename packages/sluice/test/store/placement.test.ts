@@ -38,6 +38,8 @@ const ROW = 1400;
 
 const sha256 = (bytes: Uint8Array | string): string =>
   `sha256-${createHash('sha256').update(bytes).digest('base64')}`;
+const digestHeader = (bytes: Uint8Array | string): string =>
+  `sha-256=:${createHash('sha256').update(bytes).digest('base64')}:`;
 const row = (index: number): Uint8Array => table.bytes.subarray(index * ROW, (index + 1) * ROW);
 
 /** A tensor cache's files, the manifest with the md5 of each shard. */
@@ -208,6 +210,22 @@ describe('placement and pins', () => {
     const part = await load('/m/', { integrity: sha256(manifest), tensors: ['norm'] });
     assert.deepEqual([...part.tensors.keys()], ['norm']);
     await load('/w.safetensors', { integrity: sha256(single) });
+  });
+
+  test('the digest that a server gives of a file is held to, once', async () => {
+    const path = '/w.safetensors';
+    server.addFault({ path, times: 100, headers: { 'repr-digest': digestHeader(single) } });
+    await load(path, {});
+    const [entry] = await store.models();
+    assert.equal(entry?.complete, true);
+    const other = await startServer({ files: { [path]: single } });
+    try {
+      other.addFault({ path, headers: { 'repr-digest': `md5=:x:, ${digestHeader('other')}` } });
+      const url = other.origin + path;
+      await fails(loadModel(url, { store, device: 'cpu' }), 'checksum_mismatch', 'sha256', 'w.safetensors');
+    } finally {
+      await other.close();
+    }
   });
 
   test('a model that is not what it was pinned to is refused', async () => {
