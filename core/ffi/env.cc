@@ -1,13 +1,12 @@
 // The environment: version, allocators, streams, signals, handles that are made once, backtraces.
 #include <cstdlib>
-#include <map>
 #include <string>
-#include <utility>
 
 #ifndef __wasm__
 #include <mutex>
 #endif
 
+#include "core/ffi/ordered_map.h"
 #include "core/ffi/tensor.h"
 
 namespace sluice::ffi {
@@ -40,8 +39,14 @@ constinit TVMFFICustomAllocator* allocator = &default_allocator;
 
 // ---- Streams and tensor allocators ----
 
-using Streams = std::map<std::pair<int32_t, int32_t>, void*>;
-constinit thread_local Streams* streams = nullptr;
+constinit thread_local OrderedMap* streams = nullptr;  // pointers, by device
+
+TVMFFIAny device_key(int32_t device_type, int32_t device_id) {
+  TVMFFIAny key{};
+  key.type_index = kTVMFFIDevice;
+  key.v_device = {static_cast<DLDeviceType>(device_type), device_id};
+  return key;
+}
 
 constinit thread_local DLPackManagedTensorAllocator thread_tensor_allocator = nullptr;
 constinit DLPackManagedTensorAllocator global_tensor_allocator = nullptr;
@@ -125,14 +130,17 @@ int TVMFFIEnvSetStream(int32_t device_type, int32_t device_id, TVMFFIStreamHandl
   if (device_type < 0 || device_id < 0)
     return raise_value(
         concat("TVMFFIEnvSetStream: device type ", device_type, ", device ", device_id));
-  if (streams == nullptr) streams = new Streams;
-  const std::pair device = {device_type, device_id};
+  if (streams == nullptr) streams = new OrderedMap;
+  const TVMFFIAny device = device_key(device_type, device_id);
   void* before = TVMFFIEnvGetStream(device_type, device_id);
   // Only what is set takes room
   if (stream == nullptr) {
     streams->erase(device);
   } else {
-    (*streams)[device] = stream;
+    TVMFFIAny value{};
+    value.type_index = kTVMFFIOpaquePtr;
+    value.v_ptr = stream;
+    if (streams->set(Any::adopt(device), Any::adopt(value)) != 0) return -1;
   }
   if (opt_out_original_stream != nullptr) *opt_out_original_stream = before;
   return 0;
@@ -140,8 +148,8 @@ int TVMFFIEnvSetStream(int32_t device_type, int32_t device_id, TVMFFIStreamHandl
 
 TVMFFIStreamHandle TVMFFIEnvGetStream(int32_t device_type, int32_t device_id) {
   if (streams == nullptr) return nullptr;
-  const auto found = streams->find({device_type, device_id});
-  return found == streams->end() ? nullptr : found->second;
+  const TVMFFIAny* found = streams->find(device_key(device_type, device_id));
+  return found == nullptr ? nullptr : found->v_ptr;
 }
 
 int TVMFFIEnvSetDLPackManagedTensorAllocator(

@@ -94,6 +94,25 @@ TEST(SystemLibrary, FindsLinkedFunctionsByTheirSymbols) {
   EXPECT_EQ(call("ffi.ModuleGetPropertyMask", {library.view()}).view().v_int64, 3);
 }
 
+// As the constructors of a linked model do, before main() and before initialize()
+Handle early_function;
+const bool registered_early = [] {
+  const TVMFFIByteArray name = bytes_of("test.early"), taken = bytes_of("ffi.Array");
+  return link("__tvm_ffi_early_answer", symbol_of(answer)) == 0 &&
+         TVMFFIFunctionCreate(nullptr, answer, nullptr, early_function.receive()) == 0 &&
+         TVMFFIFunctionSetGlobal(&name, early_function.get(), 0) == 0 &&
+         // The builtins are there already, so the order makes no difference
+         TVMFFIFunctionSetGlobal(&taken, early_function.get(), 0) != 0;
+}();
+
+TEST(SystemLibrary, HasWhatConstructorsRegistered) {
+  EXPECT_TRUE(registered_early);
+  initialize();
+  EXPECT_EQ(call("test.early", {}).view().v_int64, 42);
+  const Any library = call("ffi.SystemLib", {});
+  EXPECT_EQ(get_function_of(library, "early_answer").view().type_index, kTVMFFIFunction);
+}
+
 TEST(SystemLibrary, FillsTheContextOfItsSymbols) {
   static void* context = nullptr;
   static void* service = nullptr;
