@@ -13,6 +13,7 @@ import type { Model } from './model.js';
 import { planOptions, type LoadOptions } from './options.js';
 import { MAX_STAGING_SLOTS, serveSink } from './sinks/remote_sink.js';
 import { aborted } from './util/abort.js';
+import { warnUnavailable } from './store/store_use.js';
 import type { LoadProgress } from './wasm/loader_module.js';
 import type { FromWorker, ModelPlace, StoreWish, ToWorker } from './worker_protocol.js';
 
@@ -41,7 +42,8 @@ export async function loadInWorker(
   try {
     talk.stopsInOrder = store !== undefined;
     talk.send({ type: 'open', module, place, ...(store ? { store } : {}) });
-    const { manifest, reservedBytes, allStored } = await talk.next('opened');
+    const { manifest, reservedBytes, allStored, unavailable } = await talk.next('opened');
+    if (unavailable !== undefined) warnUnavailable(unavailable);
     const target = resolveTarget(options.device);
     if (target === 'cpu') throw new SluiceError('internal', 'the CPU needs no worker');
     const { expandOnDevice, adapter } = await chooseExpansion(target, manifest, options);

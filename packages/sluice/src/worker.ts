@@ -28,13 +28,19 @@ let model: LoaderModel | undefined;
 let manifest: ModelManifest | undefined;
 let plan: ModelPlan | undefined;
 let use: StoreUse | undefined;
+/** Why there is no store. */
+let unavailable: string | undefined;
 
 function beginUse({ root, key, budgetBytes, integrity, module: wasm }: StoreWish, origin: Source) {
   const platform = wasm
     ? browserPlatform(root, () => Promise.resolve(wasm))
     : browserPlatform(root);
   const open = async () => new ModelStore(await platform);
-  return StoreUse.begin(open, key, origin, { budgetBytes, integrity });
+  // The page says it, which has more loads than this one
+  const onUnavailable = (reason: string): void => {
+    unavailable = reason;
+  };
+  return StoreUse.begin(open, key, origin, { budgetBytes, integrity, onUnavailable });
 }
 
 async function handle(message: ToWorker): Promise<void> {
@@ -48,7 +54,13 @@ async function handle(message: ToWorker): Promise<void> {
       manifest = model.manifest();
       const reservedBytes = use?.budgetBytes(manifest) ?? 0;
       const allStored = use?.hasAll(manifest) ?? false;
-      scope.postMessage({ type: 'opened', manifest, reservedBytes, allStored });
+      scope.postMessage({
+        type: 'opened',
+        manifest,
+        reservedBytes,
+        allStored,
+        ...(unavailable === undefined ? {} : { unavailable }),
+      });
       break;
     }
     case 'plan':

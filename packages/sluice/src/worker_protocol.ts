@@ -41,7 +41,14 @@ export type ToWorker =
  */
 export type FromWorker =
   | { type: 'ready' }
-  | { type: 'opened'; manifest: ModelManifest; reservedBytes: number; allStored?: boolean }
+  | {
+      type: 'opened';
+      manifest: ModelManifest;
+      reservedBytes: number;
+      allStored?: boolean;
+      /** Why there is no store. */
+      unavailable?: string;
+    }
   | { type: 'planned'; plan: ModelPlan }
   | { type: 'progress'; progress: LoadProgress }
   | { type: 'tensor'; index: number }

@@ -173,7 +173,8 @@ export class RemoteIo implements StoreIo {
   }
 
   async close(): Promise<void> {
-    await this.#ask({ id: this.#next++, close: true }).catch(() => undefined);
+    // One that does not run yet has nothing open, and nobody waits for it to start
+    if (this.ready) await this.#ask({ id: this.#next++, close: true }).catch(() => undefined);
     this.#fail(new SluiceError('aborted', 'the store was closed'));
     void this.#port.then(
       (port) => {

@@ -14,6 +14,13 @@ export function storeShare(budgetBytes: number): number {
 
 let warned = false;
 
+/** Says on the console, once, that loading works and keeps nothing. */
+export function warnUnavailable(reason: string): void {
+  // eslint-disable-next-line no-console -- nothing else tells why the next load takes as long
+  if (!warned) console.warn(`sluice: models are not kept on this device: ${reason}`);
+  warned = true;
+}
+
 /** What one load does with the store, from its beginning to its end. */
 export class StoreUse {
   readonly source: StoredSource;
@@ -48,6 +55,8 @@ export class StoreUse {
       budgetBytes: number;
       signal?: AbortSignal | undefined;
       integrity?: string | undefined;
+      /** Told why there is no store, instead of the console. */
+      onUnavailable?: (reason: string) => void;
     },
   ): Promise<StoreUse | undefined> {
     const pinned = options.integrity === undefined ? undefined : parseIntegrity(options.integrity);
@@ -59,9 +68,7 @@ export class StoreUse {
     } catch (cause) {
       const error = asSluiceError(cause);
       if (pinned || error.code === 'aborted' || error.code === 'invalid_argument') throw error;
-      // eslint-disable-next-line no-console -- loading works, and nothing else tells why the next takes as long
-      if (!warned) console.warn(`sluice: models are not kept on this device: ${error.message}`);
-      warned = true;
+      (options.onUnavailable ?? warnUnavailable)(error.message);
       return undefined;
     }
   }

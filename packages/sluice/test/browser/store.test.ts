@@ -122,6 +122,32 @@ describe('the local store in Chromium', { timeout: 180_000 }, () => {
     assert.equal(server.requests.length, asked);
   });
 
+  test('where there is no store, loads go on without, and the page says so once', async () => {
+    const warnings: string[] = [];
+    page.page.on('console', (message) => {
+      if (message.type() === 'warning') warnings.push(message.text());
+    });
+    const url = `${server.origin}/large.safetensors`;
+    for (let visit = 0; visit < 2; visit++) {
+      // A store of a name that no folder can have
+      const outcome = await page.evaluate(
+        async ({ dist, from }) => {
+          const { loadModel, openStore } = (await import(`${dist}index.js`)) as typeof Sluice;
+          const store = await openStore();
+          Object.assign(store.platform.place, { root: '..' });
+          const model = await loadModel(from, { device: 'gpu', store });
+          const { report, tensors } = model;
+          model.destroy();
+          return { store: report.store ?? null, thread: report.thread, count: tensors.size };
+        },
+        { dist: `${browser.origin}/dist/`, from: url },
+      );
+      assert.deepEqual(outcome, { store: null, thread: 'worker', count: large.length });
+    }
+    const said = warnings.filter((text) => text.includes('not kept on this device'));
+    assert.equal(said.length, 1, warnings.join('\n'));
+  });
+
   test('a store lists what it has, and deletes it', async () => {
     const url = `${server.origin}/large.safetensors`;
     checkTensors(await run(false, { url }), large);
