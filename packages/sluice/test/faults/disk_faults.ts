@@ -338,13 +338,15 @@ function versionOf(loaded: Model, versions: readonly Subject[]): Subject {
 }
 
 /** A bit flipped in every stored extent, one at a time: found, and fetched again alone. */
-export async function flips(tally: Tally, rounds: number, chance: Chance): Promise<void> {
+export async function flips(
+  tally: Tally,
+  rounds: number,
+  chance: Chance,
+  models = [cacheModel(3, 5 * MIB, 1100), fileModel(25 * MIB, 1200)],
+): Promise<void> {
   await withServer((server) =>
     withFolder(async (path) => {
-      for (const [k, model] of [
-        cacheModel(3, 5 * MIB, 1100),
-        fileModel(25 * MIB, 1200),
-      ].entries()) {
+      for (const [k, model] of models.entries()) {
         const folder = `/${k}/`;
         const url = serve(server, folder, model);
         const store = await openStore(join(path, String(k)));
@@ -474,8 +476,8 @@ export async function diskErrors(
   tally: Tally,
   code: 'quota_exceeded' | 'io',
   operations: readonly ('read' | 'write' | 'truncate' | 'flush' | 'size')[],
+  models = [cacheModel(3, 60_000, 1500), fileModel(5 * MIB, 1600)],
 ): Promise<void> {
-  const models = [cacheModel(3, 60_000, 1500), fileModel(5 * MIB, 1600)];
   await withServer(async (server) => {
     for (const [k, model] of models.entries()) {
       const url = serve(server, `/${k}/`, model);

@@ -7,11 +7,11 @@ import { Chance, Tally } from '../support.js';
 describe('faults of the store in Chromium', { timeout: 240_000 }, () => {
   const cases: Record<string, (tally: Tally, chance: Chance) => Promise<void>> = {
     'the browser killed at a random moment': (tally, chance) =>
-      faults.browserKills(tally, 2, chance),
-    'tabs at once': (tally, chance) => faults.tabs(tally, 4, chance),
+      faults.browserKills(tally, 1, chance),
+    'tabs at once': (tally, chance) => faults.tabs(tally, 2, chance),
     'a bit flipped in a stored extent': (tally, chance) => faults.browserFlips(tally, chance),
     'handles that nobody can share': (tally) => faults.exclusiveHandles(tally, 1),
-    'an exhausted quota': (tally, chance) => faults.quotas(tally, 3, chance),
+    'an exhausted quota': (tally, chance) => faults.quotas(tally, 2, chance),
   };
   for (const [name, run] of Object.entries(cases)) {
     test(name, async (t) => {
