@@ -1,5 +1,7 @@
 import { SluiceError } from '../errors.js';
+import { STORE_ABI_VERSION, STORE_RUN } from '../generated/abi.js';
 import type { Validators } from '../sources/source.js';
+import { instantiate } from '../wasm/instance.js';
 import { errorFromJson } from '../wasm/loader_module.js';
 
 /** The functions of hosts/wasm/store_exports.txt. Addresses, handles and counts are numbers; see there. */
@@ -94,7 +96,6 @@ export interface StoredModelInfo {
   files: StoredFileInfo[];
 }
 
-const ABI = 1;
 /** How much is hashed at a time; what it takes of memory stays for as long as the instance. */
 const HASH_BYTES = 256 * 1024;
 
@@ -111,30 +112,10 @@ export class StoreModule {
   }
 
   static async create(module: WebAssembly.Module): Promise<StoreModule> {
-    const instance: WebAssembly.Instance = await WebAssembly.instantiate(module, {
-      sluice: {
-        panic(text: number, length: number): never {
-          const { memory } = instance.exports as unknown as Exports;
-          const reason = decoder.decode(new Uint8Array(memory.buffer, text, length));
-          throw new SluiceError('internal', `the store stopped: ${reason}`);
-        },
-      },
+    const exports = await instantiate<Exports>(module, 'sluice_store.wasm', {
+      wanted: STORE_ABI_VERSION,
+      of: (exports) => exports.sluice_store_abi_version(),
     });
-    const exports = instance.exports as unknown as Exports;
-    const version = exports.sluice_store_abi_version();
-    if (version !== ABI) {
-      throw new SluiceError(
-        'internal',
-        `sluice_store.wasm has interface version ${version}; this package needs ${ABI}`,
-        {
-          expected: ABI,
-          actual: version,
-          hint: 'deploy the wasm and the JavaScript of one release together',
-        },
-      );
-    }
-    exports._initialize();
-    exports.sluice_initialize();
     return new StoreModule(exports);
   }
 
@@ -341,10 +322,13 @@ export class StoredModel {
     );
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     return {
-      stored: view.getUint32(0, true) !== 0,
-      digest: { low: view.getUint32(4, true), high: view.getUint32(8, true) },
-      begin: view.getFloat64(16, true),
-      end: view.getFloat64(24, true),
+      stored: view.getUint32(STORE_RUN.stored, true) !== 0,
+      digest: {
+        low: view.getUint32(STORE_RUN.digest_low, true),
+        high: view.getUint32(STORE_RUN.digest_high, true),
+      },
+      begin: view.getFloat64(STORE_RUN.begin, true),
+      end: view.getFloat64(STORE_RUN.end, true),
     };
   }
 

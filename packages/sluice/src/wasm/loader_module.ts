@@ -8,6 +8,7 @@ import {
   PROGRESS,
 } from '../generated/abi.js';
 import type { Conversion } from '../sinks/conversion.js';
+import { instantiate } from './instance.js';
 import type { Piece } from '../sinks/sink.js';
 
 /** The functions of hosts/wasm/exports.txt. Addresses, handles and counts are numbers; see there. */
@@ -196,30 +197,10 @@ export class LoaderModel {
 
   /** `name` is the last segment of the model's location, or nothing for a folder. */
   static async create(module: WebAssembly.Module, name: string): Promise<LoaderModel> {
-    const instance: WebAssembly.Instance = await WebAssembly.instantiate(module, {
-      sluice: {
-        panic(text: number, length: number): never {
-          const { memory } = instance.exports as unknown as Exports;
-          const reason = decoder.decode(new Uint8Array(memory.buffer, text, length));
-          throw new SluiceError('internal', `the loader stopped: ${reason}`);
-        },
-      },
+    const exports = await instantiate<Exports>(module, 'sluice_loader.wasm', {
+      wanted: ABI_VERSION,
+      of: (exports) => exports.sluice_abi_version(),
     });
-    const exports = instance.exports as unknown as Exports;
-    const version = exports.sluice_abi_version();
-    if (version !== ABI_VERSION) {
-      throw new SluiceError(
-        'internal',
-        `sluice_loader.wasm has interface version ${version}; this package needs ${ABI_VERSION}`,
-        {
-          expected: ABI_VERSION,
-          actual: version,
-          hint: 'deploy the wasm and the JavaScript of one release together',
-        },
-      );
-    }
-    exports._initialize();
-    exports.sluice_initialize();
     return new LoaderModel(exports, name);
   }
 

@@ -49,7 +49,7 @@ async function install(origin: string): Promise<void> {
   const read = async (model: Sluice.Model, tensor: Sluice.LoadedTensor): Promise<number[]> => {
     if (tensor.location === 'cpu') return [...tensor.data];
     const device = model.device;
-    if (!device) throw new Error('no device');
+    if (!device || tensor.location !== 'gpu') throw new Error('not on a device');
     const size = Math.ceil(tensor.nbytes / 4) * 4;
     const usage = GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ;
     const staging = device.createBuffer({ size, usage });

@@ -165,7 +165,7 @@ async function read(
 ): Promise<Uint8Array<ArrayBuffer>> {
   if (tensor.location === 'cpu') return tensor.data.slice(begin, end);
   const { device } = model;
-  if (!device) throw new Error('a tensor on the GPU, and no device');
+  if (!device || tensor.location !== 'gpu') throw new Error('a tensor that is on no device');
   const size = Math.max(Math.ceil((end - begin) / 4) * 4, 4);
   const usage = GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ;
   const staging = device.createBuffer({ size, usage });

@@ -38,7 +38,7 @@ async function load(argument: {
       if (tensor.location === 'cpu') {
         bytes = new Uint8Array(tensor.data);
       } else {
-        if (!model.device) throw new Error('no device');
+        if (!model.device || tensor.location !== 'gpu') throw new Error('not on a device');
         const usage = GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ;
         const staging = model.device.createBuffer({ size: tensor.nbytes, usage });
         const encoder = model.device.createCommandEncoder();

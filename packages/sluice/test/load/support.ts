@@ -60,6 +60,7 @@ async function bytesOf(
   buffers: Map<GPUBuffer, Uint8Array>,
 ): Promise<Uint8Array> {
   if (tensor.location === 'cpu') return tensor.data;
+  assert.equal(tensor.location, 'gpu');
   const { buffer, offset, nbytes } = tensor;
   assert.equal(offset % 256, 0);
   let bytes = buffers.get(buffer);

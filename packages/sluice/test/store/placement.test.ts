@@ -222,7 +222,12 @@ describe('placement and pins', () => {
     try {
       other.addFault({ path, headers: { 'repr-digest': `md5=:x:, ${digestHeader('other')}` } });
       const url = other.origin + path;
-      await fails(loadModel(url, { store, device: 'cpu' }), 'checksum_mismatch', 'sha256', 'w.safetensors');
+      await fails(
+        loadModel(url, { store, device: 'cpu' }),
+        'checksum_mismatch',
+        'sha256',
+        'w.safetensors',
+      );
     } finally {
       await other.close();
     }
