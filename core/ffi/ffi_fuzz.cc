@@ -268,7 +268,7 @@ class Program {
               ? TVMFFITensorFromDLPack(&made->plain, alignment, contiguous, &out)
               : TVMFFITensorFromDLPackVersioned(&made->versioned, alignment, contiguous, &out);
       if (!check(status)) return;
-      made.release();
+      static_cast<void>(made.release());  // the tensor is its owner now
       keep(out);
     } else if (which == 2) {
       DLManagedTensor* made = nullptr;

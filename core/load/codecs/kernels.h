@@ -150,14 +150,15 @@ SLUICE_INLINE void decode_k_nibbles(const std::byte* in, std::byte* out) {
     const float scale = scales[group], min = mins[group + 8];
     if constexpr (!kFive && kTable<Isa, to>) {
       const auto quant = [&](unsigned half) {
-        return field<Isa, group % 2 * 4, 15>(load16(quants + 32 * (group / 2) + size_t{16} * half));
+        return field<Isa, group % 2 * 4, 15>(
+            load16(quants + size_t{32} * (group / 2) + size_t{16} * half));
       };
-      Isa::template put_from_table<to>(out + 64 * group, Isa::affine(kEveryQuant, scale, min),
-                                       quant(0), quant(1));
+      Isa::template put_from_table<to>(out + size_t{64} * group,
+                                       Isa::affine(kEveryQuant, scale, min), quant(0), quant(1));
       return;
     }
     for (unsigned half = 0; half < 2; ++half) {
-      const Bytes16 packed_quants = load16(quants + 32 * (group / 2) + size_t{16} * half);
+      const Bytes16 packed_quants = load16(quants + size_t{32} * (group / 2) + size_t{16} * half);
       Bytes16 quant = field<Isa, group % 2 * 4, 15>(packed_quants);
       if constexpr (kFive) quant |= field<Isa, group - 4, 16>(load16(fifths + size_t{16} * half));
       put<Isa, to>(out, 2 * group + half, Isa::affine(quant, scale, min));
@@ -177,8 +178,9 @@ SLUICE_INLINE void decode_q6_k(const std::byte* in, std::byte* out) {
   for (unsigned half = 0; half < 2; ++half) {
     const auto decode_quarter = [&]<int quarter> {
       for (unsigned side = 0; side < 2; ++side) {
-        const Bytes16 low = load16(in + 64 * half + 32 * (quarter % 2) + 16 * side);
-        const Bytes16 upper = load16(in + 128 + 32 * half + 16 * side);
+        const Bytes16 low =
+            load16(in + size_t{64} * half + size_t{32} * (quarter % 2) + size_t{16} * side);
+        const Bytes16 upper = load16(in + 128 + size_t{32} * half + size_t{16} * side);
         const Bytes16 quant =
             field<Isa, quarter / 2 * 4, 15>(low) | field<Isa, 2 * quarter - 4, 48>(upper);
         const unsigned group = 8 * half + 2 * quarter + side;
