@@ -12,7 +12,7 @@ import { startWorker } from './start_worker.js';
 import { orAborted } from './util/abort.js';
 import { askToPersist, browserPlatform, DEFAULT_ROOT } from './store/browser.js';
 import { ModelStore } from './store/model_store.js';
-import { storeKey, StoreUse } from './store/store_use.js';
+import { checkStore, storeKey, StoreUse } from './store/store_use.js';
 import { loaderModule, storeModule } from './wasm_files.js';
 import type { ModelPlace, StoreWish } from './worker_protocol.js';
 import { asSluiceError, SluiceError } from './errors.js';
@@ -36,6 +36,7 @@ export async function loadModel(
   options: LoadOptions = {},
 ): Promise<Model> {
   try {
+    checkStore(options.store);
     const place = await modelPlace(from, options);
     const module = await loaderModule();
     const model =

@@ -16,7 +16,7 @@ import { nodeHttpTransport } from './sources/node_http.js';
 import type { Source } from './sources/source.js';
 import { ModelStore } from './store/model_store.js';
 import { nodePlatform } from './store/node.js';
-import { storeKey, StoreUse } from './store/store_use.js';
+import { checkStore, storeKey, StoreUse } from './store/store_use.js';
 
 export * from './exports.js';
 
@@ -49,6 +49,7 @@ export async function loadModel(
   options: LoadOptions = {},
 ): Promise<Model> {
   try {
+    checkStore(options.store);
     const module = await loaderModule();
     const openStore = storeOpener(from, options);
     const openSource = async (): Promise<{ source: Source; name: string }> =>

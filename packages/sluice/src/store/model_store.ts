@@ -194,7 +194,7 @@ export class ModelStore {
         }
         if (writer) session.ended(writer);
       }
-      await session.finish([]);
+      await session.finish();
       const { problem } = session.report;
       if (problem !== undefined) throw new SluiceError('quota_exceeded', problem);
     } finally {

@@ -56,6 +56,9 @@ export function lockName(root: string, folder: string, what: 'use' | 'read' | 'w
   return `sluice/${root}/${folder}/${what}`;
 }
 
+/** A checksum, and the file as it was when it was looked at. */
+type FileCheck = FileChecksum & { readonly info: StoredFileInfo };
+
 interface OpenFile {
   readonly index: number;
   readonly name: string;
@@ -88,6 +91,8 @@ export class ModelSession {
   /** What the source says that the SHA-256 of files is. */
   readonly #promised = new Map<string, string>();
   readonly #verified = new Map<string, Promise<boolean>>();
+  /** What files were held to in this load, and are. */
+  readonly #checks: FileCheck[] = [];
   readonly #sized = new Map<string, Promise<void>>();
   readonly #pending = new Set<Promise<void>>();
   readonly #writers = new Set<ExtentWriter>();
@@ -291,6 +296,13 @@ export class ModelSession {
   /** Files of which stored bytes were given out. */
   readonly #given = new Set<string>();
 
+  /** Drops a file so that the journal says it: without the lock it would be forgotten for this load alone. */
+  async dropForGood(path: string): Promise<void> {
+    await this.writable().catch(() => false);
+    this.drop(path);
+    await this.#settle();
+  }
+
   /** Forgets what is stored of a file. What comes in its place may be something else. */
   drop(path: string): void {
     this.#overwrites = true;
@@ -369,6 +381,7 @@ export class ModelSession {
     this.#loaded = this.#learn();
     this.#validated.clear();
     this.#verified.clear();
+    for (const check of this.#checks) this.#takeCheck(check);
     if (compacted) {
       const length = compacted.byteLength;
       await this.#first.append(JOURNAL, 0, compacted);
@@ -637,10 +650,10 @@ export class ModelSession {
   }
 
   /**
-   * The load is complete: waits for what is being written, checks whole files against their checksums, once, and
-   * notes that the model is whole. Rejects with `checksum_mismatch`; the file is forgotten then.
+   * Waits for what is being written, and holds whole files to their checksums and to what the source promised, each
+   * once. Rejects with `checksum_mismatch`; the file is forgotten then.
    */
-  async finish(checksums: readonly FileChecksum[]): Promise<void> {
+  async check(checksums: readonly FileChecksum[]): Promise<void> {
     await this.#settle();
     const promised = [...this.#promised].map(([path, digest]): FileChecksum => ({
       path,
@@ -655,19 +668,28 @@ export class ModelSession {
       );
       return done ? [] : [{ ...checksum, info }];
     });
+    if (unchecked.length === 0) return;
     const lanes = this.#ios.map(async (io, lane) => {
       for (let i = lane; i < unchecked.length; i += this.#ios.length) {
         const file = unchecked[i];
         if (file) await this.#check(io, file);
       }
     });
-    await Promise.all(lanes);
+    const outcomes = await Promise.allSettled(lanes);
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+    if (await this.#becomeWriterNow()) this.#append();
+    await this.#settle();
+  }
+
+  /** The load is complete: notes that the model is whole. */
+  async finish(): Promise<void> {
+    await this.#settle();
     await this.#noteLoaded();
     await this.#readAlong();
     if (this.#off) this.report.problem = this.#off.message;
   }
 
-  async #check(io: StoreIo, file: FileChecksum & { info: StoredFileInfo }): Promise<void> {
+  async #check(io: StoreIo, file: FileCheck): Promise<void> {
     const { info, path, algorithm, digest } = file;
     let actual: string;
     try {
@@ -678,11 +700,11 @@ export class ModelSession {
       return;
     }
     if (actual === digest) {
-      this.#model.checked(info.index, algorithm, digest);
-      this.#known = undefined;
+      this.#checks.push(file);
+      this.#takeCheck(file);
       return;
     }
-    this.drop(path);
+    await this.dropForGood(path);
     throw new SluiceError(
       'checksum_mismatch',
       `${path}: the ${algorithm} of its ${info.nbytes ?? 0} bytes is ${actual}, and ${digest} was promised`,
@@ -693,20 +715,40 @@ export class ModelSession {
     );
   }
 
+  /** Notes a check in the model, if the file is still the one that was looked at. */
+  #takeCheck({ info, path, algorithm, digest }: FileCheck): void {
+    const now = this.#info(path);
+    const same =
+      now?.complete === true &&
+      now.nbytes === info.nbytes &&
+      now.etag === info.etag &&
+      now.last_modified === info.last_modified;
+    if (!same) return;
+    this.#model.checked(now.index, algorithm, digest);
+    this.#known = undefined;
+  }
+
+  /** Becomes the one who may write to the journal, unless another is: no note is worth waiting for. */
+  async #becomeWriterNow(): Promise<boolean> {
+    if (this.#off) return false;
+    if (this.#releaseWrite) return true;
+    const name = lockName(this.#platform.place.root, this.#folderName, 'write');
+    this.#releaseWrite = await this.#platform.locks.take(name, 'exclusive', { wait: false });
+    if (!this.#releaseWrite) return false;
+    try {
+      await this.#reread();
+      return true;
+    } catch (error) {
+      this.#stopStoring(error);
+      return false;
+    }
+  }
+
   async #noteLoaded(): Promise<void> {
     if (this.#off) return;
     if (!this.#releaseWrite) {
       if (this.#loaded && Date.now() - this.snapshot().used_ms < USED_AGAIN_MS) return;
-      // Only a note of when it was used: not worth waiting for
-      const name = lockName(this.#platform.place.root, this.#folderName, 'write');
-      this.#releaseWrite = await this.#platform.locks.take(name, 'exclusive', { wait: false });
-      if (!this.#releaseWrite) return;
-      try {
-        await this.#reread();
-      } catch (error) {
-        this.#stopStoring(error);
-        return;
-      }
+      if (!(await this.#becomeWriterNow())) return;
       // Something was lost since; who fetches it says when the model is whole again
       if (!this.#loaded) return;
     }

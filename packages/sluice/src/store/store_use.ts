@@ -1,7 +1,7 @@
 import { asSluiceError, SluiceError } from '../errors.js';
 import type { Source } from '../sources/source.js';
 import type { ModelManifest, ModelPlan } from '../wasm/loader_module.js';
-import type { ModelStore } from './model_store.js';
+import { ModelStore } from './model_store.js';
 import type { FileChecksum, ModelSession, StoreReport } from './session.js';
 import { checkManifest, parseIntegrity, type PinnedDigest } from '../integrity.js';
 import { fetchRanges, type FileRange } from './fetch_ranges.js';
@@ -80,7 +80,7 @@ export class StoreUse {
     try {
       await checkManifest(this.source.describe(path), bytes, this.pinned);
     } catch (error) {
-      this.#session.drop(path);
+      await this.#session.dropForGood(path);
       throw error;
     }
   }
@@ -120,11 +120,43 @@ export class StoreUse {
     options: Parameters<typeof fetchRanges>[3],
   ): Promise<void> {
     const paths = new Set(ranges.map(({ path }) => path));
-    await this.#makeRoom(manifest.files.filter(({ path }) => paths.has(path)));
+    const files = manifest.files.filter(({ path }) => paths.has(path));
+    if (this.pinned && !this.#isOneFile(manifest)) requireDigests(files);
+    await this.#makeRoom(files);
     if (this.report.problem === undefined) {
       await fetchRanges(this.#session, this.source, ranges, options);
+      await this.#verify(manifest, files);
     }
     await this.#session.onlyRead();
+  }
+
+  /** Holds files to the manifest's digests and to the pin. Rejects with `checksum_mismatch`. */
+  async #verify(manifest: ModelManifest, files: ModelManifest['files']): Promise<void> {
+    const checksums = files.flatMap(({ path, md5 }): FileChecksum[] =>
+      md5 === undefined ? [] : [{ path, algorithm: 'md5', digest: md5 }],
+    );
+    if (this.pinned) {
+      const [file] = files;
+      if (file && this.#isOneFile(manifest)) {
+        checksums.push({ path: file.path, algorithm: 'sha256', digest: this.pinned });
+      }
+      await this.#wholeFiles(files);
+    }
+    await this.#session.check(checksums);
+    this.#mustHaveChecked();
+  }
+
+  /** Of a pinned model nothing may stay unchecked. */
+  #mustHaveChecked(): void {
+    const { problem } = this.report;
+    if (!this.pinned || problem === undefined) return;
+    throw new SluiceError(
+      'quota_exceeded',
+      `the model cannot be checked, which integrity asks for: ${problem}`,
+      {
+        hint: 'files are checked in the local store: free space on this device',
+      },
+    );
   }
 
   async #makeRoom(files: ModelManifest['files']): Promise<void> {
@@ -138,18 +170,8 @@ export class StoreUse {
 
   /** Every tensor is there. Rejects with `checksum_mismatch` where a file is not what the manifest promises. */
   async finish(manifest: ModelManifest, plan: ModelPlan): Promise<void> {
-    const files = filesOf(manifest, plan);
-    const checksums = files.flatMap(({ path, md5 }): FileChecksum[] =>
-      md5 === undefined ? [] : [{ path, algorithm: 'md5', digest: md5 }],
-    );
-    if (this.pinned) {
-      if (this.#isOneFile(manifest)) {
-        const path = files[0]?.path ?? '';
-        checksums.push({ path, algorithm: 'sha256', digest: this.pinned });
-      }
-      await this.#wholeFiles(files);
-    }
-    await this.#session.finish(checksums);
+    await this.#verify(manifest, filesOf(manifest, plan));
+    await this.#session.finish();
   }
 
   /** The model is one file by itself, without a manifest that says what others hold. */
@@ -166,15 +188,7 @@ export class StoreUse {
     await this.#session.settled();
     await fetchRanges(this.#session, this.source, ranges, { connections: 1 });
     await this.#session.settled();
-    const { problem } = this.report;
-    if (problem === undefined) return;
-    throw new SluiceError(
-      'quota_exceeded',
-      `the model cannot be checked, which integrity asks for: ${problem}`,
-      {
-        hint: 'files are checked in the local store: free space on this device',
-      },
-    );
+    this.#mustHaveChecked();
   }
 
   /** Keeps what was fetched, and gives everything up. Never rejects. */
@@ -201,6 +215,15 @@ function filesOf(manifest: ModelManifest, plan: ModelPlan): ModelManifest['files
     if (placement !== null && file !== undefined) wanted.add(file);
   });
   return manifest.files.filter((_, index) => wanted.has(index));
+}
+
+/** The option `store`, where it is one. Throws `invalid_argument`. */
+export function checkStore(store: unknown): void {
+  if (store === undefined || typeof store === 'boolean' || store instanceof ModelStore) return;
+  throw new SluiceError(
+    'invalid_argument',
+    `option store is of type ${typeof store}; expected true, false or what openStore() gives`,
+  );
 }
 
 /** Under which name a model at `url` is stored, unless the caller gives another. */

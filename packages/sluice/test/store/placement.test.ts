@@ -1,7 +1,7 @@
 // Tensors on disk, pins, and the store in Node.
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdtemp, rm, open } from 'node:fs/promises';
+import { mkdtemp, open, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
@@ -172,6 +172,8 @@ describe('placement and pins', () => {
     model.destroy();
     await fails(disk.gatherRows([0]), 'aborted', '"table"', 'destroyed');
     await fails(load('/m/', { ...diskTable, store: false }), 'io', '"table"');
+    const store = 'yes' as unknown as boolean;
+    await fails(load('/m/', { store }), 'invalid_argument', 'option store');
     await fails(
       load('/m/', { placement: 'memory' as 'cpu' }),
       'invalid_argument',
@@ -231,6 +233,53 @@ describe('placement and pins', () => {
     } finally {
       await other.close();
     }
+  });
+
+  test('tensors on disk are held to the digests as well, pinned or not', async () => {
+    const manifest = server.files['/m/tensor-cache.json'] as string;
+    const name = Object.keys(server.files).find((path) => path.endsWith('.bin')) ?? '';
+    const good = server.files[name] as Uint8Array;
+    const bad = good.slice();
+    bad[5000] = (bad[5000] ?? 0) ^ 1;
+    server.files[name] = bad;
+    const integrity = sha256(manifest);
+    await fails(load('/m/', { ...diskTable, integrity }), 'checksum_mismatch', 'md5');
+    await fails(load('/m/', { placement: 'disk' }), 'checksum_mismatch', 'md5');
+    server.files[name] = good;
+    await load('/m/', { ...diskTable, integrity });
+
+    const wrong = single.slice();
+    wrong[1000] = (wrong[1000] ?? 0) ^ 1;
+    const path = '/w.safetensors';
+    server.files[path] = wrong;
+    const pinned: LoadOptions = { placement: 'disk', integrity: sha256(single) };
+    await fails(load(path, pinned), 'checksum_mismatch', 'sha256');
+  });
+
+  test('what was stored wrong, and complete, is forgotten for good once it is found out', async () => {
+    const path = '/w.safetensors';
+    const wrong = single.slice();
+    wrong[1000] = (wrong[1000] ?? 0) ^ 1;
+    server.files[path] = wrong;
+    await load(path, {});
+    const integrity = sha256(single);
+    await fails(load(path, { integrity }), 'checksum_mismatch', 'sha256');
+    server.files[path] = single;
+    const model = await load(path, { integrity });
+    assert.equal(model.report.store?.storedBytes, single.byteLength);
+  });
+
+  test('a whole file is held to its digest once, whoever loads first', async () => {
+    await load('/m/', diskTable);
+    await load('/m/', {});
+    const folder = await (await store.platform.openRoot()).folder('models', false);
+    const [entry] = await folder.entries();
+    const file = join(directory, 'models', entry?.name ?? '', 'journal');
+    const journal = (await readFile(file)).toString('latin1');
+    assert.equal(journal.split('md5').length - 1, 2, 'two shards, checked once each');
+    const before = (await stat(file)).size;
+    await load('/m/', {});
+    assert.equal((await stat(file)).size, before);
   });
 
   test('a model that is not what it was pinned to is refused', async () => {
