@@ -26,7 +26,7 @@ async function put(session: Session, path: string, bytes: Uint8Array, etag: stri
   assert.ok(writer, session.report.problem);
   await writer.write(bytes, 0);
   session.ended(writer);
-  await session.finish([]);
+  await session.finish();
 }
 
 async function read(session: Session, path: string): Promise<Uint8Array> {
@@ -63,7 +63,7 @@ describe('sessions of a stored model', { timeout: 60_000 }, () => {
         await within(5000, 'a block for the rest', writer.write(bytes.subarray(100), 100));
         session.ended(writer);
       }
-      await session.finish([]);
+      await session.finish();
       for (const [name, bytes] of files) assert.deepEqual(await read(session, name), bytes);
       await session.close();
       await checkNoLocks(path);
