@@ -1,6 +1,7 @@
 // Stored models, as a person meets them on the page.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
 
 import type { Page } from 'playwright-core';
 import type * as Sluice from 'sluice';
@@ -90,6 +91,14 @@ describe('stored models on the demo page', () => {
     await page.press('#url', 'Enter');
     await page.locator('#tensors').waitFor();
     await page.locator('#cancel').waitFor({ state: 'hidden' });
+  }
+
+  /** Waits until these models are listed. */
+  async function lists(names: readonly string[]): Promise<void> {
+    for (const end = Date.now() + 5000; Date.now() < end; await page.waitForTimeout(50)) {
+      if (isDeepStrictEqual(await listed(), names)) return;
+    }
+    assert.deepEqual(await listed(), names);
   }
 
   async function remove(name: string): Promise<void> {
@@ -195,7 +204,7 @@ describe('stored models on the demo page', () => {
     await page.keyboard.press('Escape');
     assert.deepEqual(await listed(), ['cache', 'model.safetensors']);
     await remove('cache');
-    assert.deepEqual(await listed(), ['model.safetensors']);
+    await lists(['model.safetensors']);
     // The focus is where the next one can be deleted
     assert.equal(
       await page.evaluate(() => document.activeElement?.textContent),
@@ -204,7 +213,7 @@ describe('stored models on the demo page', () => {
     await page.click('#stored-clear');
     await page.click('#confirm button[value=delete]');
     await page.locator('#stored-status >> text=Deleted all stored models').waitFor();
-    assert.deepEqual(await listed(), []);
+    await lists([]);
     assert.equal(await focusedId(), 'stored');
     const asked = server.requests.length;
     await load('/cache/');
@@ -319,7 +328,7 @@ describe('stored models on the demo page', () => {
     });
     const asked = (): Promise<number> =>
       page.evaluate(() => (window as typeof window & { asked: number }).asked);
-    assert.match(await text('#stored-eviction'), /may remove/);
+    await page.locator('#stored-eviction >> text=may remove').waitFor();
     await load('/model.safetensors');
     await load('/cache/');
     assert.equal(await asked(), 1);
