@@ -1,12 +1,9 @@
 import { asSluiceError, SluiceError } from './errors.js';
 import type { ModelSource } from './sources/source.js';
 import { aborted } from './util/abort.js';
+import { waitToRetry } from './util/retry.js';
 import { LoaderModel } from './wasm/loader_module.js';
 
-/** The loader's own RetryPolicy (core/load/loader.h), for the few requests before it runs. */
-const MAX_ATTEMPTS = 5;
-const FIRST_DELAY_MS = 200;
-const MAX_DELAY_MS = 10_000;
 /** No manifest is longer: core/formats/open.h refuses one that is. */
 const MAX_MANIFEST_BYTES = 256 * 2 ** 20 + 1;
 
@@ -111,9 +108,7 @@ async function readRange(
       if (error.code === 'range_out_of_bounds' && begin > 0) {
         return { bytes: new Uint8Array(0), fileBytes: undefined };
       }
-      if (!error.retryable || attempt === MAX_ATTEMPTS) throw error;
-      const delay = Math.min(FIRST_DELAY_MS * 2 ** (attempt - 1), MAX_DELAY_MS);
-      await pause(Math.max(delay, error.retryAfterMs ?? 0), signal);
+      await waitToRetry(error, attempt, signal);
     }
   }
 }
@@ -153,22 +148,4 @@ async function readOnce(
     offset += chunk.byteLength;
   }
   return { bytes, fileBytes: stream.fileBytes };
-}
-
-function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    if (signal?.aborted) {
-      reject(aborted(signal));
-      return;
-    }
-    const onAbort = (): void => {
-      clearTimeout(timer);
-      if (signal) reject(aborted(signal));
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener('abort', onAbort);
-      resolve();
-    }, milliseconds);
-    signal?.addEventListener('abort', onAbort, { once: true });
-  });
 }

@@ -1,5 +1,5 @@
 import { aborted } from '../util/abort.js';
-import { asSluiceError } from '../errors.js';
+import { waitToRetry } from '../util/retry.js';
 import type { ModelSession } from './session.js';
 import type { StoredSource } from './stored_source.js';
 
@@ -10,8 +10,6 @@ export interface FileRange {
   end: number;
 }
 
-const MAX_ATTEMPTS = 5;
-const FIRST_DELAY_MS = 200;
 const PIECE_BYTES = 16 * 2 ** 20;
 
 /**
@@ -82,10 +80,7 @@ async function fetchPiece(
       }
       return;
     } catch (cause) {
-      const error = asSluiceError(cause);
-      if (!error.retryable || ++attempts === MAX_ATTEMPTS) throw error;
-      const delay = Math.max(FIRST_DELAY_MS * 2 ** (attempts - 1), error.retryAfterMs ?? 0);
-      await new Promise((resolve) => setTimeout(resolve, delay));
+      await waitToRetry(cause, ++attempts, signal);
     }
   }
 }

@@ -1,7 +1,7 @@
 import { asSluiceError, SluiceError } from '../errors.js';
 import type { StoredBytes, Validators } from '../sources/source.js';
 import { BlockPool } from './block_pool.js';
-import { ExtentWriter } from './extent_writer.js';
+import { EXTENT_BYTES, ExtentWriter } from './extent_writer.js';
 import type { StoreFolder, SyncFile } from './files.js';
 import { LocalIo, type StoreIo } from './io.js';
 import type { Release } from './locks.js';
@@ -432,7 +432,7 @@ export class ModelSession {
         return { stored: true, begin: size, end: Infinity, digest: { low: 0, high: 0 } };
       },
       io: (offset) => {
-        const turn = Math.floor(offset / 2 ** 22) % this.#ios.length;
+        const turn = Math.floor(offset / EXTENT_BYTES) % this.#ios.length;
         return { io: this.#ios[turn] ?? this.#first, writer: this.#nextWriter++, file: name };
       },
       pending: (work) => {
