@@ -2,6 +2,7 @@
 // out.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <random>
@@ -21,7 +22,8 @@ struct SimulatedModel {
 
 // One to four files of up to a dozen tensors each: odd sizes, gaps, zero-size and 0-d tensors,
 // every kind of codec. Sizes are small, so that budgets and slots of a few KiB make many rounds.
-inline SimulatedModel make_model(uint64_t seed) {
+// A tensor in four has up to `large` elements, the others up to 700 and no more than that.
+inline SimulatedModel make_model(uint64_t seed, uint64_t large = 20'000) {
   std::mt19937_64 random(seed);
   const auto dice = [&](uint64_t n) { return random() % n; };
   SimulatedModel model;
@@ -36,7 +38,7 @@ inline SimulatedModel make_model(uint64_t seed) {
                                           DType::i64,  DType::q6_k};
       TensorEntry tensor{
           .name = concat("file", f, ".tensor", i), .dtype = kDTypes[dice(10)], .file = f};
-      uint64_t elements = dice(4) == 0 ? dice(20'000) : dice(700);
+      uint64_t elements = dice(4) == 0 ? dice(large) : dice(std::min<uint64_t>(700, large));
       if (dice(12) == 0) elements = 0;
       const DTypeInfo& info = dtype_info(tensor.dtype);
       elements -= elements % info.block_elements;
@@ -134,29 +136,39 @@ inline std::vector<std::byte> expected_bytes(const SimulatedModel& model, const 
 // the tensors and their padding was touched (buffers start as 0xDD).
 inline std::string check_buffers(const SimulatedModel& model, const Plan& plan,
                                  const std::vector<std::vector<std::byte>>& buffers, bool staged) {
-  std::vector<std::vector<bool>> covered;
-  covered.reserve(buffers.size());
-  for (const auto& buffer : buffers) covered.emplace_back(buffer.size());
+  std::vector<std::vector<std::byte>> right;
+  right.reserve(buffers.size());
+  for (const auto& buffer : buffers) right.emplace_back(buffer.size(), std::byte{0xDD});
+  const auto right_at = [&](const Placement& placement) {
+    return right[placement.buffer].begin() + static_cast<ptrdiff_t>(placement.offset);
+  };
+  const auto padded = [&](uint64_t nbytes) { return staged ? (nbytes + 3) / 4 * 4 : nbytes; };
   for (uint32_t t = 0; t < plan.placements.size(); ++t) {
     const Placement& placement = plan.placements[t];
     if (placement.buffer == kNoBuffer) continue;
-    const auto expected = expected_bytes(model, plan, t);
+    auto expected = expected_bytes(model, plan, t);
+    expected.resize(padded(expected.size()));
+    std::ranges::copy(expected, right_at(placement));
+  }
+  // Only what is wrong is looked at byte by byte
+  if (right == buffers) return {};
+  for (uint32_t t = 0; t < plan.placements.size(); ++t) {
+    const Placement& placement = plan.placements[t];
+    if (placement.buffer == kNoBuffer) continue;
     const std::byte* actual = buffers[placement.buffer].data() + placement.offset;
-    for (uint64_t i = 0; i < expected.size(); ++i)
-      if (actual[i] != expected[i])
-        return concat("tensor ", t, " differs at byte ", i, " of ", expected.size());
-    const uint64_t padded = staged ? (placement.nbytes + 3) / 4 * 4 : placement.nbytes;
-    for (uint64_t i = 0; i < padded; ++i) {
-      if (i >= expected.size() && actual[i] != std::byte{0})
-        return concat("padding of tensor ", t, " is not 0");
-      covered[placement.buffer][placement.offset + i] = true;
+    const auto expected = right_at(placement);
+    for (uint64_t i = 0; i < padded(placement.nbytes); ++i) {
+      if (actual[i] == expected[static_cast<ptrdiff_t>(i)]) continue;
+      return i < placement.nbytes
+                 ? concat("tensor ", t, " differs at byte ", i, " of ", placement.nbytes)
+                 : concat("padding of tensor ", t, " is not 0");
     }
   }
   for (size_t b = 0; b < buffers.size(); ++b)
     for (size_t i = 0; i < buffers[b].size(); ++i)
-      if (!covered[b][i] && buffers[b][i] != std::byte{0xDD})
+      if (buffers[b][i] != right[b][i])
         return concat("byte ", i, " of buffer ", b, " was touched but belongs to no tensor");
-  return {};
+  return "a buffer has another size than planned";
 }
 
 }  // namespace sluice::testing
