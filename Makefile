@@ -16,7 +16,7 @@ TSC := $(NODE) node_modules/typescript/bin/tsc
 JOBS ?= $(shell nproc)
 
 # What the CMake builds make that the npm package takes
-WASM_MODULES := sluice_loader sluice_store
+WASM_MODULES := sluice_loader sluice_store sluice_runtime
 ABI_GENERATOR_TARGET := abi_gen
 ABI_GENERATOR := build/native/hosts/wasm/$(ABI_GENERATOR_TARGET)
 

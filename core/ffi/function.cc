@@ -5,6 +5,10 @@
 #include "core/ffi/registry.h"
 #include "core/ffi/types.h"
 
+// Where a program defines it, the first use of the table of functions calls it, so that whoever
+// asks for a function by name finds what the program brings, without having to start it first.
+extern "C" __attribute__((weak)) void sluice_first_use();
+
 namespace sluice::ffi {
 namespace {
 
@@ -71,6 +75,7 @@ Functions& table() {
     // Names of this folder are distinct, so this fails only where memory ends
     for (const auto builtins : {function_builtins(), container_builtins(), module_builtins()})
       (void)add(builtins);
+    if (sluice_first_use != nullptr) sluice_first_use();
   }
   return *functions;
 }

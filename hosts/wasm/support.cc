@@ -1,17 +1,13 @@
 // What libc++ expects of its platform, reduced to one thing: say why, and stop.
 #include <cstdarg>
-#include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <new>
 
-#include "hosts/wasm/imports.h"
+#include "hosts/wasm/panic.h"
 
 namespace {
 
-[[noreturn]] void panic(const char* text) {
-  sluice_panic(text, static_cast<uint32_t>(std::strlen(text)));
-}
+using sluice::wasm::panic;
 
 void* allocate(size_t nbytes) {
   void* memory = std::malloc(nbytes == 0 ? 1 : nbytes);
