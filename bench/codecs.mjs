@@ -174,9 +174,9 @@ async function wasmFigures(dist) {
       const input = (storedBytes * output) / placements[tensor].nbytes;
       const moved = input + output;
       const piece = weights(storedDtype, input);
-      const command = { stream: 0, tensor, output };
-      const inPlace = { length: 0, byteLength: input }; // what was copied before
-      const decoded = model.decode(command, piece);
+      const command = { stream: 0, tensor, nbytes: input, output };
+      const inPlace = () => {}; // what was copied before
+      const decoded = model.decode(command, (into) => into.set(piece));
       const heap = new Uint8Array(decoded.buffer);
       const copied = Math.min(moved / 2, output); // there is room for `output`
       const inputAt = decoded.byteOffset - DECODE_INPUT_BYTES;
@@ -192,7 +192,10 @@ async function wasmFigures(dist) {
         () => {
           for (let i = 0; i < pieces; i++) {
             const part = stored.subarray(i * input, (i + 1) * input);
-            wanted.set(model.decode(command, part), i * output);
+            wanted.set(
+              model.decode(command, (into) => into.set(part)),
+              i * output,
+            );
           }
         },
         () => wanted.set(stored.subarray(0, (pieces * moved) / 2)),
