@@ -274,6 +274,100 @@ bool Args::string(int32_t i, std::string_view* out) const {
   return true;
 }
 
+bool Args::number(int32_t i, double* out) const {
+  const TVMFFIAny value = at(i);
+  switch (value.type_index) {
+    case kTVMFFIFloat:
+      *out = value.v_float64;
+      return true;
+    case kTVMFFIInt:
+    case kTVMFFIBool:
+      *out = static_cast<double>(value.v_int64);
+      return true;
+    default:
+      wrong(i, "a number");
+      return false;
+  }
+}
+
+bool Args::bytes(int32_t i, std::string_view* out) const {
+  const TVMFFIAny value = at(i);
+  const bool is_bytes = value.type_index == kTVMFFIByteArrayPtr ||
+                        value.type_index == kTVMFFISmallBytes || value.type_index == kTVMFFIBytes;
+  // As with a small string
+  *out = is_bytes ? text(value.type_index == kTVMFFISmallBytes ? values_[i] : value)
+                  : std::string_view();
+  if (out->data() != nullptr) return true;
+  wrong(i, "bytes");
+  return false;
+}
+
+bool Args::dtype(int32_t i, DLDataType* out) const {
+  const TVMFFIAny value = at(i);
+  if (value.type_index == kTVMFFIDataType) {
+    *out = value.v_dtype;
+    return true;
+  }
+  const bool is_string = value.type_index == kTVMFFIRawStr || value.type_index == kTVMFFISmallStr ||
+                         value.type_index == kTVMFFIStr;
+  std::string_view name;
+  if (!is_string || !string(i, &name)) {
+    wrong(i, "a dtype");
+    return false;
+  }
+  const TVMFFIByteArray bytes_of_name = {name.data(), name.size()};
+  return TVMFFIDataTypeFromString(&bytes_of_name, out) == 0;
+}
+
+bool Args::device(int32_t i, DLDevice* out) const {
+  const TVMFFIAny value = at(i);
+  if (value.type_index != kTVMFFIDevice) {
+    wrong(i, "a device");
+    return false;
+  }
+  *out = value.v_device;
+  return true;
+}
+
+const DLTensor* Args::tensor(int32_t i) const {
+  const TVMFFIAny value = at(i);
+  if (value.type_index == kTVMFFIDLTensorPtr && value.v_ptr != nullptr)
+    return static_cast<const DLTensor*>(value.v_ptr);
+  if (value.type_index == kTVMFFITensor && value.v_obj != nullptr &&
+      value.v_obj->type_index == kTVMFFITensor)
+    return &reinterpret_cast<const TensorObject*>(value.v_obj)->tensor;
+  wrong(i, "a tensor");
+  return nullptr;
+}
+
+bool Args::shape(int32_t i, std::vector<int64_t>* storage, std::span<const int64_t>* out) const {
+  const TVMFFIAny value = at(i);
+  const bool is_valid = is_object(value.type_index) && value.v_obj != nullptr &&
+                        value.v_obj->type_index == value.type_index;
+  if (is_valid && value.type_index == kTVMFFIShape) {
+    const auto& cell = reinterpret_cast<const ShapeObject*>(value.v_obj)->cell;
+    *out = {cell.data, cell.size};
+    return true;
+  }
+  if (!is_valid || value.type_index != kTVMFFIArray) {
+    wrong(i, "a shape");
+    return false;
+  }
+  const auto* array = reinterpret_cast<const ArrayObject*>(value.v_obj);
+  storage->clear();
+  for (int64_t at = 0; at < array->cell.size; ++at) {
+    const TVMFFIAny& extent = array->items()[at];
+    if (extent.type_index != kTVMFFIInt) {
+      raise_type(concat(name_, ": argument ", i, " must be a shape, but element ", at,
+                        " of the array is ", type_key_of(extent)));
+      return false;
+    }
+    storage->push_back(extent.v_int64);
+  }
+  *out = *storage;
+  return true;
+}
+
 bool Args::owned(int32_t i, Any* out) const { return own(values_[i], out->receive()) == 0; }
 
 bool Args::index(int32_t i, size_t size, size_t* out) const {

@@ -278,8 +278,14 @@ Ref<ArrayObject> make_array(const TVMFFIAny* views, size_t size);
 // `free` is not called.
 Ref<TensorObject> make_tensor(const DLTensor& prototype, void* owner, void (*free)(void* owner));
 
+// Gives a tensor of make_tensor(), made without an owner, one afterwards.
+void own_memory(TensorObject* tensor, void* owner, void (*free)(void* owner));
+
 // Bytes that the tensor's elements take when packed. Raises and returns false on a bad shape.
 [[nodiscard]] bool tensor_bytes(const DLTensor& tensor, std::string_view function, uint64_t* out);
+
+// Whether the elements stand packed in row-major order. For a tensor whose bytes are counted.
+bool is_contiguous(const DLTensor& tensor);
 
 // The object behind `handle` if its type is `type_index`; otherwise null, after raising an error
 // that names `function` and `argument`.

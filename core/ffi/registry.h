@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "core/ffi/object.h"
 
@@ -51,8 +52,16 @@ class Args {
   bool expect(int32_t count) const;
   bool integer(int32_t i, int64_t* out) const;  // an int or bool
   bool boolean(int32_t i, bool* out) const;     // an int or bool
+  bool number(int32_t i, double* out) const;    // a float, int or bool
   // The view ends with the call.
   bool string(int32_t i, std::string_view* out) const;
+  bool bytes(int32_t i, std::string_view* out) const;  // as string()
+  bool dtype(int32_t i, DLDataType* out) const;        // a dtype or its name
+  bool device(int32_t i, DLDevice* out) const;
+  // The tensor of an object, or a DLTensor that the caller keeps.
+  const DLTensor* tensor(int32_t i) const;
+  // A shape, or an array of int. The view is of the argument, or of `storage`.
+  bool shape(int32_t i, std::vector<int64_t>* storage, std::span<const int64_t>* out) const;
   // An owned value; false where the view is not valid.
   bool owned(int32_t i, Any* out) const;
   // An index into something of `size` elements.

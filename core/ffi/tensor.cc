@@ -67,19 +67,6 @@ void fill_strides(const DLTensor& tensor, int64_t* strides) {
   }
 }
 
-bool is_contiguous(const DLTensor& tensor) {
-  if (tensor.strides == nullptr) return true;
-  for (int32_t i = 0; i < tensor.ndim; ++i)
-    if (tensor.shape[i] == 0) return true;
-  int64_t expected = 1;
-  for (int32_t i = tensor.ndim - 1; i >= 0; --i) {
-    if (tensor.shape[i] == 1) continue;
-    if (tensor.strides[i] != expected) return false;
-    expected *= tensor.shape[i];  // no overflow: the elements were counted
-  }
-  return true;
-}
-
 // Whether memory of this device has addresses that this process can read
 bool has_addresses(DLDevice device) {
   switch (device.device_type) {
@@ -168,6 +155,19 @@ int give_managed(std::string_view function, TVMFFIObjectHandle from, Managed** o
 
 }  // namespace
 
+bool is_contiguous(const DLTensor& tensor) {
+  if (tensor.strides == nullptr) return true;
+  for (int32_t i = 0; i < tensor.ndim; ++i)
+    if (tensor.shape[i] == 0) return true;
+  int64_t expected = 1;
+  for (int32_t i = tensor.ndim - 1; i >= 0; --i) {
+    if (tensor.shape[i] == 1) continue;
+    if (tensor.strides[i] != expected) return false;
+    expected *= tensor.shape[i];  // no overflow: the elements were counted
+  }
+  return true;
+}
+
 bool tensor_bytes(const DLTensor& tensor, std::string_view function, uint64_t* out) {
   return check_shape(tensor, function, out);
 }
@@ -189,6 +189,12 @@ Ref<TensorObject> make_tensor(const DLTensor& prototype, void* owner, void (*fre
   tensor->owner = owner;
   tensor->free = free;
   return Ref<TensorObject>::adopt(&tensor->base);
+}
+
+void own_memory(TensorObject* tensor, void* owner, void (*free)(void* owner)) {
+  auto* owned = reinterpret_cast<OwnedTensor*>(tensor);
+  owned->owner = owner;
+  owned->free = free;
 }
 
 int take_dlpack(std::string_view function, DLManagedTensorVersioned* from, int32_t alignment,

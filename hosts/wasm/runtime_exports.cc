@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "core/ffi/object.h"
-#include "core/ffi/registry.h"
+#include "core/runtime/runtime.h"
 
 #define SLUICE_ENV_IMPORT(name) __attribute__((import_module("env"), import_name(#name)))
 
@@ -43,7 +43,7 @@ void sluice_first_use() {
   if (started) return;
   started = true;
   __wasm_call_ctors();
-  sluice::ffi::initialize();
+  sluice::runtime::initialize();
 }
 
 // Of the reactor convention; may be called never, once or often.
