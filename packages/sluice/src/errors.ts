@@ -29,7 +29,7 @@ export interface ErrorDetails {
  * the numbers; `hint` says what the person can do.
  */
 export class SluiceError extends Error {
-  override readonly name = 'SluiceError';
+  override readonly name: string = 'SluiceError';
   readonly code: ErrorCode;
   readonly file: string | undefined;
   readonly tensor: string | undefined;

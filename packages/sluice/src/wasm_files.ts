@@ -11,6 +11,10 @@ export function storeModule(): Promise<WebAssembly.Module> {
   return compile(new URL('./sluice_store.wasm', import.meta.url));
 }
 
+export function runtimeModule(): Promise<WebAssembly.Module> {
+  return compile(new URL('./sluice_runtime.wasm', import.meta.url));
+}
+
 function compile({ href }: URL): Promise<WebAssembly.Module> {
   let module = compiled.get(href);
   if (!module) {
