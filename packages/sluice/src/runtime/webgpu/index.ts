@@ -1,0 +1,7 @@
+export { detectDevice } from './detect.js';
+export type { DetectedDevice } from './detect.js';
+export { WebGPUDevice } from './device.js';
+export type { KernelSource, WasmBytes, WebGPUDeviceOptions, WebGPUStats } from './device.js';
+export type { KernelFunction } from './kernel.js';
+export type { FunctionInfo, KernelArgument } from './launch.js';
+export type { KernelTime } from './profile.js';
