@@ -1,0 +1,14 @@
+#include "core/vm/vm.h"
+
+#include "core/runtime/runtime.h"
+
+namespace sluice::vm {
+
+void initialize() {
+  runtime::initialize();
+  for (const auto builtins : {module_builtins(), webgpu_module_builtins(), shape_builtins(),
+                              tensor_builtins(), call_builtins()})
+    runtime::register_missing(builtins);
+}
+
+}  // namespace sluice::vm
