@@ -49,15 +49,11 @@ struct Avx2 {
     _mm256_storeu_ps(reinterpret_cast<float*>(out) + 8, values.high);
   }
   SLUICE_INLINE void store_f16(std::byte* out, Floats values) {
-    constexpr int kToNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_cvtps_ph(values.low, kToNearest));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16),
-                     _mm256_cvtps_ph(values.high, kToNearest));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), f16_of(values.low));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), f16_of(values.high));
   }
   SLUICE_INLINE void store_bf16(std::byte* out, Floats values) {
-    // packus works within 128-bit halves; the permutation puts the quarters in order.
-    const __m256i packed = _mm256_packus_epi32(bf16_of(values.low), bf16_of(values.high));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(packed, 0xd8));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bf16_of(values));
   }
 
   // A store of a whole line that bypasses the caches need not read the line first.
@@ -67,6 +63,14 @@ struct Avx2 {
   }
   SLUICE_INLINE void end_stream() { _mm_sfence(); }
 
+  SLUICE_INLINE __m128i f16_of(__m256 values) {
+    return _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  SLUICE_INLINE __m256i bf16_of(Floats values) {
+    // packus works within 128-bit halves; the permutation puts the quarters in order.
+    const __m256i packed = _mm256_packus_epi32(bf16_of(values.low), bf16_of(values.high));
+    return _mm256_permute4x64_epi64(packed, 0xd8);
+  }
   // See bf16_from_f32() in half.h.
   SLUICE_INLINE __m256i bf16_of(__m256 values) {
     const __m256i bits = _mm256_castps_si256(values);
@@ -82,42 +86,44 @@ struct Avx2 {
     return _mm256_blendv_epi8(rounded, quieted, nan);
   }
 
-  SLUICE_INLINE float scale_at(const std::byte* in) { return _cvtsh_ss(load_as<uint16_t>(in)); }
+  SLUICE_INLINE __m256 scale_at(const std::byte* in) {
+    return _mm256_cvtph_ps(_mm_set1_epi16(load_as<int16_t>(in)));
+  }
+  SLUICE_INLINE __m256 factor(__m256 every) { return every; }
+  SLUICE_INLINE __m256 factor(float every) { return _mm256_set1_ps(every); }
   SLUICE_INLINE __m256 floats_of(__m128i quants) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(quants));
   }
-  SLUICE_INLINE Floats scaled(Bytes16 quants, float scale) {
+  SLUICE_INLINE Floats scaled(Bytes16 quants, auto scale) {
     const auto packed = reinterpret_cast<__m128i>(quants);
-    const __m256 factor = _mm256_set1_ps(scale);
-    return {_mm256_mul_ps(factor, floats_of(packed)),
-            _mm256_mul_ps(factor, floats_of(_mm_unpackhi_epi64(packed, packed)))};
+    return {_mm256_mul_ps(factor(scale), floats_of(packed)),
+            _mm256_mul_ps(factor(scale), floats_of(_mm_unpackhi_epi64(packed, packed)))};
   }
-  SLUICE_INLINE Floats affine(Bytes16 quants, float scale, float min) {
+  SLUICE_INLINE Floats affine(Bytes16 quants, auto scale, auto min) {
     const Floats product = scaled(quants, scale);
-    const __m256 addend = _mm256_set1_ps(min);
-    return {_mm256_add_ps(product.low, addend), _mm256_add_ps(product.high, addend)};
+    return {_mm256_add_ps(product.low, factor(min)), _mm256_add_ps(product.high, factor(min))};
   }
 
   template <DType to>
   SLUICE_INLINE void put_from_table(std::byte* out, Floats values, Bytes16 first, Bytes16 second) {
-    std::byte table[32];
-    if constexpr (to == DType::f16) store_f16(table, values);
-    if constexpr (to == DType::bf16) store_bf16(table, values);
+    __m256i table;
+    if constexpr (to == DType::f16)
+      table = _mm256_set_m128i(f16_of(values.high), f16_of(values.low));
+    if constexpr (to == DType::bf16) table = bf16_of(values);
     // The lower bytes of all sixteen values, twice, and the upper ones.
     const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-    const __m256i parted =
-        _mm256_shuffle_epi8(load256(table), _mm256_set_m128i(even_odd, even_odd));
+    const __m256i parted = _mm256_shuffle_epi8(table, _mm256_set_m128i(even_odd, even_odd));
     const __m256i lower = _mm256_permute4x64_epi64(parted, 0x88);
     const __m256i upper = _mm256_permute4x64_epi64(parted, 0xdd);
-    const __m256i both =
-        _mm256_set_m128i(reinterpret_cast<__m128i>(second), reinterpret_cast<__m128i>(first));
+    // In the order in which unpack, which works within 128-bit halves, leaves elements in order.
+    const __m256i both = _mm256_permute4x64_epi64(
+        _mm256_set_m128i(reinterpret_cast<__m128i>(second), reinterpret_cast<__m128i>(first)),
+        0xd8);
     const __m256i lows = _mm256_shuffle_epi8(lower, both);
     const __m256i highs = _mm256_shuffle_epi8(upper, both);
-    const __m256i near = _mm256_unpacklo_epi8(lows, highs);  // elements 0..7 and 16..23
-    const __m256i far = _mm256_unpackhi_epi8(lows, highs);   // elements 8..15 and 24..31
     const auto to256 = [out](size_t at) { return reinterpret_cast<__m256i*>(out + at); };
-    _mm256_storeu_si256(to256(0), _mm256_permute2x128_si256(near, far, 0x20));
-    _mm256_storeu_si256(to256(32), _mm256_permute2x128_si256(near, far, 0x31));
+    _mm256_storeu_si256(to256(0), _mm256_unpacklo_epi8(lows, highs));
+    _mm256_storeu_si256(to256(32), _mm256_unpackhi_epi8(lows, highs));
   }
 };
 

@@ -71,13 +71,17 @@ struct Avx512 {
         _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40)));
   }
 
-  SLUICE_INLINE float scale_at(const std::byte* in) { return _cvtsh_ss(load_as<uint16_t>(in)); }
-  SLUICE_INLINE Floats scaled(Bytes16 quants, float scale) {
-    const __m512i words = _mm512_cvtepi8_epi32(reinterpret_cast<__m128i>(quants));
-    return _mm512_mul_ps(_mm512_set1_ps(scale), _mm512_cvtepi32_ps(words));
+  SLUICE_INLINE Floats scale_at(const std::byte* in) {
+    return _mm512_cvtph_ps(_mm256_set1_epi16(load_as<int16_t>(in)));
   }
-  SLUICE_INLINE Floats affine(Bytes16 quants, float scale, float min) {
-    return _mm512_add_ps(scaled(quants, scale), _mm512_set1_ps(min));
+  SLUICE_INLINE Floats factor(Floats every) { return every; }
+  SLUICE_INLINE Floats factor(float every) { return _mm512_set1_ps(every); }
+  SLUICE_INLINE Floats scaled(Bytes16 quants, auto scale) {
+    const __m512i words = _mm512_cvtepi8_epi32(reinterpret_cast<__m128i>(quants));
+    return _mm512_mul_ps(factor(scale), _mm512_cvtepi32_ps(words));
+  }
+  SLUICE_INLINE Floats affine(Bytes16 quants, auto scale, auto min) {
+    return _mm512_add_ps(scaled(quants, scale), factor(min));
   }
 
   template <DType to>

@@ -4,12 +4,15 @@
 //   store_f32, store_f16, store_bf16  sixteen elements to memory, any alignment; see half.h
 //   scaled(q, d)                      d * q, where q are sixteen signed bytes
 //   affine(q, d, m)                   d * q + m, rounded twice
-//   scale_at                          one f16 from memory
+//   scale_at                          one f16 from memory, as scaled() and affine() take it; they
+//                                     take a float, too
 //   bytes(n)                          sixteen bytes n
 // and, where narrowing within a block's loop is the fastest, kNarrowsInBlock; where a table of the
 // sixteen values that 4-bit quants take is faster yet,
 //   put_from_table<to>(out, v, a, b)  writes v[a[0]] .. v[a[15]], v[b[0]] .. v[b[15]] as 16-bit
 //   floats
+// and, where bf16 has a shorter way to f16 than by f32,
+//   f16_from_bf16(out, in)            sixteen elements
 // and, where a large output should go past the caches,
 //   stream(out, in, n)                copies n bytes, a multiple of 64; both aligned to 16
 //   end_stream()                      makes them visible to other threads
@@ -78,12 +81,25 @@ SLUICE_INLINE void put(std::byte* out, size_t group, typename Isa::Floats values
   if constexpr (to == DType::bf16) Isa::store_bf16(out, values);
 }
 
+// Converts sixteen elements of a plain type.
+template <class Isa, DType from, DType to>
+SLUICE_INLINE void convert(const std::byte* in, std::byte* out) {
+  if constexpr (from == DType::bf16 && to == DType::f16 &&
+                requires { Isa::f16_from_bf16(out, in); })
+    Isa::f16_from_bf16(out, in);
+  else
+    put<Isa, to>(out, 0, load<Isa, from>(in));
+}
+
 // Whether `to` of 4-bit quants comes out of Isa::put_from_table().
 template <class Isa, DType to>
 inline constexpr bool kTable =
     to != DType::f32 && requires(typename Isa::Floats values, Bytes16 quants) {
       Isa::template put_from_table<to>(nullptr, values, quants, quants);
     };
+constexpr bool is_4_bit(DType dtype) {
+  return dtype == DType::q4_0 || dtype == DType::q4_1 || dtype == DType::q4_k;
+}
 inline constexpr Bytes16 kEveryQuant = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // q4_0, q4_1, q5_0, q5_1: the low halves of 16 bytes are elements 0..15, the high halves 16..31.
@@ -99,9 +115,9 @@ SLUICE_INLINE void decode_nibbles(const std::byte* in, std::byte* out) {
     low |= fifth_bits<Isa>(quants - 4);
     high |= fifth_bits<Isa>(quants - 2);
   }
-  const float scale = Isa::scale_at(in);
+  const auto scale = Isa::scale_at(in);
   if constexpr (kHasMin) {
-    const float min = Isa::scale_at(in + 2);
+    const auto min = Isa::scale_at(in + 2);
     if constexpr (!kFive && kTable<Isa, to>)
       return Isa::template put_from_table<to>(out, Isa::affine(kEveryQuant, scale, min), low, high);
     put<Isa, to>(out, 0, Isa::affine(low, scale, min));
@@ -118,7 +134,7 @@ SLUICE_INLINE void decode_nibbles(const std::byte* in, std::byte* out) {
 
 template <class Isa, DType to>
 SLUICE_INLINE void decode_q8_0(const std::byte* in, std::byte* out) {
-  const float scale = Isa::scale_at(in);
+  const auto scale = Isa::scale_at(in);
   put<Isa, to>(out, 0, Isa::scaled(load16(in + 2), scale));
   put<Isa, to>(out, 1, Isa::scaled(load16(in + 18), scale));
 }
@@ -132,8 +148,8 @@ SLUICE_INLINE void decode_k_nibbles(const std::byte* in, std::byte* out) {
   const std::byte* packed = in + 4;
   const std::byte* fifths = in + 16;
   const std::byte* quants = in + (kFive ? 48 : 16);
-  const float block_scale = Isa::scale_at(in);
-  const float block_min = Isa::scale_at(in + 2);
+  const auto block_scale = Isa::scale_at(in);
+  const auto block_min = Isa::scale_at(in + 2);
 
   const auto first = load_as<uint32_t>(packed);
   const auto second = load_as<uint32_t>(packed + 4);
@@ -145,6 +161,9 @@ SLUICE_INLINE void decode_k_nibbles(const std::byte* in, std::byte* out) {
   float scales[16], mins[16];
   Isa::store_f32(reinterpret_cast<std::byte*>(scales), Isa::scaled(factors, block_scale));
   Isa::store_f32(reinterpret_cast<std::byte*>(mins), Isa::scaled(factors, -block_min));
+  // Left in memory, from where machines spread a float to all lanes without a shuffle; what is
+  // known to lie in a register, LLVM shuffles.
+  asm("" : "+m"(scales), "+m"(mins));
 
   const auto decode_group = [&]<int group> {  // two groups share 32 bytes of quants
     const float scale = scales[group], min = mins[group + 8];
@@ -175,6 +194,7 @@ SLUICE_INLINE void decode_q6_k(const std::byte* in, std::byte* out) {
   float scales[16];
   Isa::store_f32(reinterpret_cast<std::byte*>(scales),
                  Isa::scaled(load16(in + 192), Isa::scale_at(in + 208)));
+  asm("" : "+m"(scales));  // see decode_k_nibbles()
   for (unsigned half = 0; half < 2; ++half) {
     const auto decode_quarter = [&]<int quarter> {
       for (unsigned side = 0; side < 2; ++side) {
@@ -211,7 +231,9 @@ template <class Isa, DType from, DType to>
 SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t units) {
   constexpr Unit kFrom = unit_of(from);
   constexpr uint32_t kToBytes = unit_of(to).bytes;
-  if constexpr (kFrom.elements > 1 && to != DType::f32 && !requires { Isa::kNarrowsInBlock; }) {
+  constexpr bool kInBlock =
+      requires { Isa::kNarrowsInBlock; } || (is_4_bit(from) && kTable<Isa, to>);
+  if constexpr (kFrom.elements > 1 && to != DType::f32 && !kInBlock) {
     // By way of f32, some blocks at a time: faster than narrowing in the block's own loop, which
     // then wants more registers than there are.
     constexpr size_t kUnits = 512 / kFrom.elements;
@@ -235,11 +257,11 @@ SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t unit
     }
   } else {
     for (; units >= 16; units -= 16, in += size_t{16} * kFrom.bytes, out += size_t{16} * kToBytes)
-      put<Isa, to>(out, 0, load<Isa, from>(in));
+      convert<Isa, from, to>(in, out);
     if (units > 0) {
       std::byte last_in[16 * kFrom.bytes] = {}, last_out[16 * kToBytes];
       __builtin_memcpy(last_in, in, units * kFrom.bytes);
-      put<Isa, to>(last_out, 0, load<Isa, from>(last_in));
+      convert<Isa, from, to>(last_in, last_out);
       __builtin_memcpy(out, last_out, units * kToBytes);
     }
   }

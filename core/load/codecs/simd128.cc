@@ -81,9 +81,13 @@ struct Simd128 {
   SLUICE_INLINE void store_f32(std::byte* out, Floats values) {
     for (unsigned i = 0; i < 4; ++i) store(out + size_t{16} * i, values.lanes[i]);
   }
+  struct Halves {
+    v128_t lanes[2];
+  };
   SLUICE_INLINE void store_f16(std::byte* out, Floats values) {
-    for (unsigned i = 0; i < 2; ++i)
-      store(out + size_t{16} * i, f16_of(values.lanes[2 * i], values.lanes[2 * i + 1]));
+    const Halves halves = f16_of(values);
+    store(out, halves.lanes[0]);
+    store(out + 16, halves.lanes[1]);
   }
   SLUICE_INLINE void store_bf16(std::byte* out, Floats values) {
     for (unsigned i = 0; i < 2; ++i)
@@ -107,49 +111,79 @@ struct Simd128 {
     return wasm_v128_or(result, sign);
   }
 
-  // f16_from_f32() in half.h; the halves come in the low bits of their lanes.
-  SLUICE_INLINE v128_t f16_of(v128_t bits) {
+  // f16_from_f32() in half.h, for any eight floats.
+  [[gnu::noinline]] static v128_t f16_of_any(v128_t low, v128_t high) {
+    return wasm_u16x8_narrow_i32x4(f16_of_any(low), f16_of_any(high));
+  }
+  SLUICE_INLINE v128_t f16_of_any(v128_t bits) {
     const v128_t magnitude = wasm_v128_and(bits, ints(0x7fffffff));
     const v128_t sign = wasm_u32x4_shr(wasm_v128_xor(bits, magnitude), 16);
-    // 2^16 and above are taken for 2^16, which the normal path turns into infinity.
+    // 2^16 and above become infinite.
     const v128_t bounded = wasm_i32x4_min(magnitude, ints(0x47800000));
-    const v128_t odd = wasm_v128_and(wasm_u32x4_shr(bounded, 13), ints(1));
-    const v128_t rounding = wasm_i32x4_add(odd, ints(0x0fff - (112 << 23)));
-    const v128_t normal = wasm_u32x4_shr(wasm_i32x4_add(bounded, rounding), 13);
-    const v128_t subnormal =
-        wasm_i32x4_sub(wasm_f32x4_add(bounded, floats(0.5f)), ints(0x3f000000));
-    const v128_t small = wasm_i32x4_lt(magnitude, ints(0x38800000));
-    v128_t result = wasm_v128_bitselect(subnormal, normal, small);
     const v128_t nan = wasm_i32x4_gt(magnitude, ints(0x7f800000));
     const v128_t payload = wasm_v128_and(wasm_u32x4_shr(magnitude, 13), ints(0x03ff));
     const v128_t quieted = wasm_v128_or(payload, ints(0x7e00));
-    result = wasm_v128_bitselect(quieted, result, nan);
-    return wasm_v128_or(result, sign);
+    return wasm_v128_or(wasm_v128_bitselect(quieted, rounded_to_f16(bounded), nan), sign);
   }
 
-  // The exponent and fraction of normal f16: below 0 or beyond 0x7bff for what is none.
-  SLUICE_INLINE v128_t normal_f16_of(v128_t magnitude) {
-    const v128_t odd = wasm_v128_and(wasm_u32x4_shr(magnitude, 13), ints(1));
-    const v128_t rounding = wasm_i32x4_add(odd, ints(0x0fff - (112 << 23)));
-    return wasm_i32x4_shr(wasm_i32x4_add(magnitude, rounding), 13);
+  // Exponent and fraction of the f16 nearest to each of four floats that are at most 2^16, whose
+  // magnitudes are given. 2^13 times the power of two below a float (of 2^-14, for what becomes
+  // subnormal) has the unit of the float's f16 as its own last digit: in the sum of both, rounded
+  // to nearest, the fraction is the f16's, its leading 1 included.
+  SLUICE_INLINE v128_t rounded_to_f16(v128_t magnitude) {
+    const v128_t power = wasm_v128_and(magnitude, ints(0x7f800000));
+    const v128_t addend = wasm_i32x4_add(wasm_i32x4_max(power, ints(113 << 23)), ints(13 << 23));
+    const v128_t sum = wasm_f32x4_add(magnitude, addend);
+    // The lower half of a sum is the fraction, the upper one 2^7 times the exponent.
+    const v128_t joined = wasm_i32x4_dot_i16x8(sum, ints(8 << 16 | 1));
+    return wasm_i32x4_sub(joined, ints(126 << 10));
   }
 
-  // f16_from_f32() for eight floats, fast where all become normal numbers or are zero.
-  SLUICE_INLINE v128_t f16_of(v128_t low, v128_t high) {
-    const v128_t low_magnitude = wasm_v128_and(low, ints(0x7fffffff));
-    const v128_t high_magnitude = wasm_v128_and(high, ints(0x7fffffff));
-    // narrow saturates: what is out of range stays so, and only zero becomes zero.
-    const v128_t halves =
-        wasm_i16x8_narrow_i32x4(normal_f16_of(low_magnitude), normal_f16_of(high_magnitude));
-    const v128_t bounded = wasm_i16x8_min(wasm_i16x8_max(halves, shorts(0x0400)), shorts(0x7bff));
-    const v128_t zero =
-        wasm_i16x8_eq(wasm_i16x8_narrow_i32x4(low_magnitude, high_magnitude), shorts(0));
-    const v128_t easy = wasm_v128_or(wasm_i16x8_eq(bounded, halves), zero);
-    if (!wasm_i16x8_all_true(easy)) [[unlikely]]
-      return wasm_u16x8_narrow_i32x4(f16_of(low), f16_of(high));
-    const v128_t negative =
-        wasm_i16x8_narrow_i32x4(wasm_i32x4_shr(low, 31), wasm_i32x4_shr(high, 31));
-    return wasm_v128_or(wasm_v128_andnot(halves, zero), wasm_i16x8_shl(negative, 15));
+  // f16_from_f32() in half.h, fast where all are at most 2^16.
+  SLUICE_INLINE Halves f16_of(Floats values) {
+    Floats magnitudes;
+    for (unsigned i = 0; i < 4; ++i)
+      magnitudes.lanes[i] = wasm_v128_and(values.lanes[i], ints(0x7fffffff));
+    const v128_t largest = wasm_i32x4_max(wasm_i32x4_max(magnitudes.lanes[0], magnitudes.lanes[1]),
+                                          wasm_i32x4_max(magnitudes.lanes[2], magnitudes.lanes[3]));
+    Halves halves;
+    if (wasm_v128_any_true(wasm_i32x4_gt(largest, ints(0x47800000)))) [[unlikely]] {
+      for (unsigned i = 0; i < 2; ++i)
+        halves.lanes[i] = f16_of_any(values.lanes[2 * i], values.lanes[2 * i + 1]);
+      return halves;
+    }
+    for (unsigned i = 0; i < 2; ++i) {
+      const v128_t magnitude = wasm_i16x8_narrow_i32x4(rounded_to_f16(magnitudes.lanes[2 * i]),
+                                                       rounded_to_f16(magnitudes.lanes[2 * i + 1]));
+      // narrow saturates: what is negative keeps its sign.
+      const v128_t saturated =
+          wasm_i16x8_narrow_i32x4(values.lanes[2 * i], values.lanes[2 * i + 1]);
+      halves.lanes[i] = wasm_v128_or(magnitude, wasm_v128_and(saturated, shorts(-0x8000)));
+    }
+    return halves;
+  }
+
+  [[gnu::noinline]] static void f16_from_any_bf16(std::byte* out, const std::byte* in) {
+    store_f16(out, load_bf16(in));
+  }
+  // Sixteen bf16 to f16. The eight digits of the one fit into the eleven of the other, so that
+  // only the bias changes, as long as the results are normal numbers.
+  SLUICE_INLINE void f16_from_bf16(std::byte* out, const std::byte* in) {
+    const v128_t words[2] = {wasm_v128_load(in), wasm_v128_load(in + 16)};
+    // Twice the magnitude, turned so that 2^-14 is the least number; 2^16 and above, and what is
+    // below 2^-14, are beyond the limit.
+    v128_t turned[2];
+    for (unsigned i = 0; i < 2; ++i)
+      turned[i] = wasm_i16x8_add(wasm_i16x8_add(words[i], words[i]), shorts(0x8000 - 2 * 0x3880));
+    const v128_t largest = wasm_i16x8_max(turned[0], turned[1]);
+    if (wasm_v128_any_true(wasm_i16x8_gt(largest, shorts(2 * (0x477f - 0x3880) - 0x8000))))
+        [[unlikely]]
+      return f16_from_any_bf16(out, in);
+    for (unsigned i = 0; i < 2; ++i) {
+      const v128_t magnitude = wasm_i16x8_add(wasm_i16x8_shl(words[i], 3), shorts(-(0x3800 << 3)));
+      store(out + size_t{16} * i,
+            wasm_v128_or(magnitude, wasm_v128_and(words[i], shorts(-0x8000))));
+    }
   }
 
   // bf16_from_f32() in half.h; the halves come in the low bits of their lanes.
@@ -187,6 +221,28 @@ struct Simd128 {
     const v128_t addend = wasm_f32x4_splat(min);
     for (unsigned i = 0; i < 4; ++i) values.lanes[i] = wasm_f32x4_add(values.lanes[i], addend);
     return values;
+  }
+
+  // For f16 alone: bf16 comes cheaply by way of f32. Not inlined, for the module's size.
+  template <DType to>
+    requires(to == DType::f16)
+  [[gnu::noinline]] static void put_from_table(std::byte* out, const Floats& values, Bytes16 first,
+                                               Bytes16 second) {
+    const auto [near, far] = f16_of(values).lanes;
+    const v128_t lows =
+        wasm_i8x16_shuffle(near, far, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const v128_t highs =
+        wasm_i8x16_shuffle(near, far, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    for (const Bytes16& quants : {first, second}) {
+      const auto indices = reinterpret_cast<v128_t>(quants);
+      const v128_t low = wasm_i8x16_swizzle(lows, indices);
+      const v128_t high = wasm_i8x16_swizzle(highs, indices);
+      store(out,
+            wasm_i8x16_shuffle(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+      store(out + 16, wasm_i8x16_shuffle(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29,
+                                         14, 30, 15, 31));
+      out += 32;
+    }
   }
 };
 
