@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "core/ffi/object.h"
-#include "core/runtime/runtime.h"
+#include "hosts/wasm/rooms.h"
 
 #define SLUICE_ENV_IMPORT(name) __attribute__((import_module("env"), import_name(#name)))
 
@@ -43,7 +43,7 @@ void sluice_first_use() {
   if (started) return;
   started = true;
   __wasm_call_ctors();
-  sluice::runtime::initialize();
+  sluice::wasm::initialize_rooms();
 }
 
 // Of the reactor convention; may be called never, once or often.
