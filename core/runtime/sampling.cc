@@ -28,7 +28,7 @@ template <class T>
 bool row(const Args& args, int32_t i, DLDataType dtype, const char* what, Row<T>* out) {
   const DLTensor* tensor = args.tensor(i);
   if (tensor == nullptr) return false;
-  T* values = cpu_elements<T>(*tensor, dtype, args.name(), what);
+  void* values = cpu_elements(*tensor, dtype, args.name(), what);
   if (values == nullptr) return false;
   const auto refuse = [&](std::string_view why) {
     raise_value(concat(args.name(), ": ", what, " must ", why, ", not be ", describe(*tensor)));
@@ -42,7 +42,7 @@ bool row(const Args& args, int32_t i, DLDataType dtype, const char* what, Row<T>
                        " of their memory, which is no multiple of ", alignof(T)));
     return false;
   }
-  *out = {values, static_cast<size_t>(tensor->shape[tensor->ndim - 1])};
+  *out = {static_cast<T*>(values), static_cast<size_t>(tensor->shape[tensor->ndim - 1])};
   return true;
 }
 

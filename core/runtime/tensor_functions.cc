@@ -143,7 +143,7 @@ int decode_storage(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIA
   if (!ffi::tensor_bytes(*to, args.name(), &nbytes)) return -1;
   if (format != "f32-to-bf16" || dtype != "float32" || bytes.size() == nbytes)
     return copy_from_bytes(as_bytes(bytes), *to, args.name());
-  auto* out = cpu_elements<uint32_t>(*to, kFloat32, args.name(), "a tensor to decode to");
+  auto* out = cpu_elements<char>(*to, kFloat32, args.name(), "a tensor to decode to");
   if (out == nullptr) return -1;
   if (bytes.size() != nbytes / 2)
     return raise_value(concat(args.name(), ": ", describe(*to), " is ", nbytes / 2,
@@ -152,7 +152,7 @@ int decode_storage(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIA
     uint16_t half = 0;
     std::memcpy(&half, bytes.data() + 2 * i, sizeof(half));
     const uint32_t full = static_cast<uint32_t>(half) << 16;
-    std::memcpy(out + i, &full, sizeof(full));  // a view may stand at any byte
+    std::memcpy(out + 4 * i, &full, sizeof(full));  // a view may stand at any byte
   }
   return 0;
 }
