@@ -84,8 +84,9 @@ function writeObject(core: Core, value: object | null, at: number, where: Where)
       handle,
     );
   } else if (Array.isArray(value)) {
-    if (isShape(value)) {
-      pointer(core, at, TypeIndex.SHAPE, core.shapes.handle(core.shapes.get(value)));
+    const shape = core.shapes.find(value);
+    if (shape) {
+      pointer(core, at, TypeIndex.SHAPE, core.shapes.handle(shape));
     } else {
       pointer(core, at, TypeIndex.ARRAY, writeArray(core, value, where));
     }
@@ -172,12 +173,6 @@ function writeBytes(core: Core, value: Uint8Array, at: number): void {
   memory.setU32(span, address);
   memory.setU32(span + SPAN_SIZE, byteLength);
   pointer(core, at, TypeIndex.BYTE_ARRAY, span);
-}
-
-/** Whether an array passes as a shape: nothing but integers, which a shape then holds to 2^53 - 1. */
-function isShape(value: readonly unknown[]): value is readonly number[] {
-  for (const each of value) if (!Number.isInteger(each)) return false;
-  return true;
 }
 
 let nesting = 0;

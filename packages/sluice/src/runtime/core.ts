@@ -23,6 +23,9 @@ type HostFunction = (...args: Value[]) => unknown;
 
 /** What tensors need of a device that is not the CPU. */
 export interface DeviceMemory {
+  readonly device: GPUDevice;
+  /** Takes a buffer over and gives its handle. */
+  adoptBuffer(buffer: GPUBuffer): number;
   copyBytesToBuffer(bytes: Uint8Array, to: number, toOffset: number): void;
   readBytes(from: number, fromOffset: number, nbytes: number): Promise<Uint8Array>;
   sync(): Promise<void>;

@@ -1,8 +1,11 @@
 import { SluiceError } from '../errors.js';
 import { describe, RuntimeError, typeError } from './errors.js';
+import type { ModelLoader } from './load.js';
 import { Runtime } from './runtime.js';
 
 export interface RuntimeOptions {
+  /** The GPU, which stays the caller's. Without one, tensors are on the CPU. */
+  device?: GPUDevice;
   /**
    * A compiled model that was linked with the runtime: its module, its bytes, or where it is. The package's own module,
    * which holds no model, unless given.
@@ -10,13 +13,20 @@ export interface RuntimeOptions {
   wasm?: WebAssembly.Module | ArrayBuffer | ArrayBufferView<ArrayBuffer> | URL | string | Response;
 }
 
+/** `ownModule` and `loadModel` are the package's, of the entry. */
 export async function createWith(
   options: RuntimeOptions,
   ownModule: () => Promise<WebAssembly.Module>,
+  loadModel: ModelLoader,
 ): Promise<Runtime> {
-  const { wasm } = options;
+  const { wasm, device } = options;
   const module = wasm === undefined ? await ownModule() : await compile(wasm);
-  return Runtime.instantiate(module);
+  const runtime = await Runtime.instantiate(module, loadModel);
+  if (device) {
+    const { attachWebGPU } = await import('./gpu.js');
+    attachWebGPU(runtime, device);
+  }
+  return runtime;
 }
 
 async function compile(wasm: NonNullable<RuntimeOptions['wasm']>): Promise<WebAssembly.Module> {

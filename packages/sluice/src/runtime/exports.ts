@@ -5,6 +5,8 @@ export type { RuntimeOptions } from './create.js';
 export { RuntimeError } from './errors.js';
 export type { RuntimeErrorDetails } from './errors.js';
 export type { RuntimeFunction } from './function.js';
+export { LoadedTensors } from './load.js';
+export type { LoadTensorsOptions, ModelSource } from './load.js';
 export { RuntimeArray, RuntimeModule, RuntimeObject } from './object.js';
 export { Runtime } from './runtime.js';
 export type { Owned, ScopeOptions } from './runtime.js';

@@ -82,8 +82,10 @@ export class Memory {
 
   /** 64 bits as a number where it is a safe integer, and as a bigint elsewhere. */
   integer(address: number): number | bigint {
-    const low = this.#u32[address >>> 2] as number;
+    const small = this.#i32[address >>> 2] as number;
     const high = this.#i32[(address >>> 2) + 1] as number;
+    if (high === small >> 31) return small;
+    const low = small >>> 0;
     const value = high * 2 ** 32 + low;
     return Number.isSafeInteger(value) ? value : (BigInt(high) << 32n) | BigInt(low);
   }
@@ -93,6 +95,13 @@ export class Memory {
     const value = this.integer(address);
     if (typeof value === 'number') return value;
     throw new RuntimeError('RangeError', `${what} is ${value}, beyond 2^53 - 1`);
+  }
+
+  /** `count` such integers. */
+  safeIntegers(address: number, count: number, what: string): number[] {
+    const values = new Array<number>(count);
+    for (let i = 0; i < count; i++) values[i] = this.safeInteger(address + 8 * i, what);
+    return values;
   }
 
   /** Copies of the text and the bytes at an address. */

@@ -3,9 +3,14 @@ import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { asSluiceError, SluiceError } from '../errors.js';
 import { createWith, type RuntimeOptions } from './create.js';
+import type { ModelLoader } from './load.js';
 import type { Runtime } from './runtime.js';
 
 export * from './exports.js';
+
+// Not before it is used
+const loadModel: ModelLoader = async (from, options) =>
+  (await import('../node.js')).loadModel(from, options);
 
 let compiled: Promise<WebAssembly.Module> | undefined;
 
@@ -27,5 +32,5 @@ function runtimeModule(): Promise<WebAssembly.Module> {
 
 /** A runtime of its own, of the package's wasm unless `options.wasm` says otherwise. Rejects with a SluiceError. */
 export function createRuntime(options: RuntimeOptions = {}): Promise<Runtime> {
-  return createWith(options, runtimeModule);
+  return createWith(options, runtimeModule, loadModel);
 }

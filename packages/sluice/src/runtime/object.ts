@@ -146,11 +146,7 @@ export function readShape(core: Core, handle: number): number[] {
   const { memory } = core;
   const data = memory.u32(handle + OBJECT_BYTES);
   const size = memory.u32(handle + OBJECT_BYTES + SPAN_SIZE);
-  const shape = new Array<number>(size);
-  for (let i = 0; i < size; i++) {
-    shape[i] = memory.safeInteger(data + 8 * i, `dimension ${i} of a shape`);
-  }
-  return shape;
+  return memory.safeIntegers(data, size, 'a dimension of a shape');
 }
 
 export function foreign(what: string): RuntimeError {

@@ -7,6 +7,13 @@ import { RuntimeArray, RuntimeModule, RuntimeObject } from './object.js';
 import type { Scope } from './scope.js';
 import type { ShapeTuple } from './shapes.js';
 import type { Tensor } from './tensor.js';
+import {
+  loadTensors,
+  type LoadedTensors,
+  type LoadTensorsOptions,
+  type ModelLoader,
+  type ModelSource,
+} from './load.js';
 import { dataType, emptyTensor } from './tensor.js';
 import type { TensorData } from './tensor_data.js';
 import {
@@ -28,15 +35,21 @@ export type Owned = RuntimeObject | RuntimeFunction;
 
 /** One instance of the runtime's wasm module: functions, tensors and scopes. Made by createRuntime(). */
 export class Runtime implements Disposable {
-  /** For `sluice/tvmjs` and the like. */
-  readonly core: Core;
+  readonly #core: Core;
+  readonly #loadModel: ModelLoader | undefined;
 
-  constructor(core: Core) {
-    this.core = core;
+  constructor(core: Core, loadModel?: ModelLoader) {
+    this.#core = core;
+    this.#loadModel = loadModel;
+  }
+
+  /** For `sluice/tvmjs` and the like. */
+  get core(): Core {
+    return this.#core;
   }
 
   /** An instance of a compiled module. Errors: what it imports and does not get, and what it lacks. */
-  static async instantiate(module: WebAssembly.Module): Promise<Runtime> {
+  static async instantiate(module: WebAssembly.Module, loadModel?: ModelLoader): Promise<Runtime> {
     checkModule(module);
     const holder: { core?: Core } = {};
     const instance: WebAssembly.Instance = await WebAssembly.instantiate(module, {
@@ -44,7 +57,7 @@ export class Runtime implements Disposable {
     });
     const core = new Core(instance.exports as unknown as RuntimeExports);
     holder.core = core;
-    return new Runtime(core);
+    return new Runtime(core, loadModel);
   }
 
   // ---- Functions ----
@@ -186,6 +199,15 @@ export class Runtime implements Disposable {
       tensor.dispose();
       throw error;
     }
+  }
+
+  /**
+   * Loads a model's tensors, from what loadModel() takes and with its options: to the CPU straight into the wasm memory, each
+   * where it stays; to WebGPU each into a buffer of its own. Rejects with a SluiceError; everything is freed then.
+   */
+  async loadTensors(from: ModelSource, options: LoadTensorsOptions = {}): Promise<LoadedTensors> {
+    if (!this.#loadModel) throw typeError('this runtime was made without loadModel()');
+    return loadTensors(this.core, this.#loadModel, from, options);
   }
 
   // ---- Scopes ----

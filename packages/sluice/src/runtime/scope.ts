@@ -24,6 +24,16 @@ export class ScopeStack {
     return before;
   }
 
+  /** Runs `act` as if no scope were open. */
+  outside<T>(act: () => T): T {
+    const before = this.enter(undefined);
+    try {
+      return act();
+    } finally {
+      this.leave(before);
+    }
+  }
+
   /** Makes `before` the innermost again, or the first around it that is open. */
   leave(before: Scope | undefined): void {
     let scope = before;

@@ -45,12 +45,27 @@ export class ShapeCache {
 
   /** The one tuple of these numbers, which must be safe integers. */
   get(dims: readonly number[]): ShapeTuple {
+    if (!Array.isArray(dims))
+      throw typeError(`a shape is an array of integers, not ${describe(dims)}`);
+    const tuple = this.find(dims);
+    if (tuple) return tuple;
+    throw notADimension(
+      dims,
+      dims.findIndex((dim) => !Number.isInteger(dim)),
+    );
+  }
+
+  /** The same, or undefined where they are not nothing but integers. Throws where one is beyond 2^53 - 1. */
+  find(dims: readonly unknown[]): ShapeTuple | undefined {
     const { length } = dims;
     let hash = length;
     for (let i = 0; i < length; i++) {
       const dim = dims[i] as number;
-      // Also what only looks like an integer: '2', NaN, a hole
-      if (!Number.isSafeInteger(dim)) throw notADimension(dims, i);
+      // Most are small; also what only looks like an integer is none: '2', NaN, a hole
+      if ((dim | 0) !== dim) {
+        if (!Number.isInteger(dim)) return undefined;
+        if (!Number.isSafeInteger(dim)) throw notADimension(dims, i);
+      }
       hash = (Math.imul(hash, 31) + dim) | 0;
     }
     const bucket = (hash ^ (hash >>> 11)) & (BUCKETS - 1);
@@ -63,7 +78,9 @@ export class ShapeCache {
         return tuple;
       }
     }
-    const tuple = new ShapeTuple(Object.freeze(Array.from(dims, (dim) => dim + 0)), bucket);
+    // + 0: no -0
+    const own = Object.freeze((dims as readonly number[]).map((dim) => dim + 0));
+    const tuple = new ShapeTuple(own, bucket);
     this.#insert(tuple);
     return tuple;
   }

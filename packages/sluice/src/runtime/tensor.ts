@@ -50,10 +50,7 @@ export class Tensor extends RuntimeObject {
     const { memory } = this.core;
     const ndim = memory.i32(at + DL_TENSOR.ndim);
     const dims = memory.u32(at + DL_TENSOR.shape);
-    const shape = Array.from({ length: ndim }, (_, i) =>
-      memory.safeInteger(dims + 8 * i, `dimension ${i} of a tensor`),
-    );
-    return (this.#shape = Object.freeze(shape));
+    return (this.#shape = memory.safeIntegers(dims, ndim, 'a dimension of a tensor'));
   }
 
   /** The element type's name: `float32`. */
