@@ -4,8 +4,11 @@
 //   deviceCopyToGPU(from, to_handle, to_offset, nbytes),
 //   deviceCopyFromGPU(from_handle, from_offset, to, nbytes),
 //   deviceCopyWithinGPU(from_handle, from_offset, to_handle, to_offset, nbytes).
-// Handles are positive integers. WebGPU copies in units of 4 bytes at multiples of 4; what does not
-// fit that is made to fit where nothing else's bytes are touched, and refused elsewhere.
+// Handles are positive integers. A host that gives a function deviceCopiesAnyByte as well copies
+// any bytes from, to and within buffers that were allocated with their exact size. tvmjs's JS does
+// not: WebGPU's own copies are of whole units of 4 bytes at multiples of 4, and it pads others,
+// over what stands behind them. For such a host a copy is made to fit where nothing else's bytes
+// are touched, and refused elsewhere.
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -36,6 +39,7 @@ struct Gpu {
   Ref<FunctionObject> copy_to;
   Ref<FunctionObject> copy_from;
   Ref<FunctionObject> copy_within;
+  bool copies_any_byte = false;
   uint64_t live = 0;            // buffers not yet freed
   std::vector<uint64_t> sizes;  // bytes that were asked for, by handle; kUnknown for others
 };
@@ -56,6 +60,12 @@ bool get(FunctionObject* factory, const char* name, Ref<FunctionObject>* out) {
   }
   *out = Ref<FunctionObject>::adopt(reinterpret_cast<FunctionObject*>(result.take().v_obj));
   return true;
+}
+
+void forget_raised() {
+  TVMFFIObjectHandle raised = nullptr;
+  TVMFFIErrorMoveFromRaised(&raised);
+  if (raised != nullptr) ffi::release(static_cast<TVMFFIObject*>(raised));
 }
 
 // The host's functions as they are registered now. Null after raising an error.
@@ -81,6 +91,9 @@ Gpu* gpu() {
       !get(factory.get(), "deviceCopyFromGPU", &fresh.copy_from) ||
       !get(factory.get(), "deviceCopyWithinGPU", &fresh.copy_within))
     return nullptr;
+  Ref<FunctionObject> any_byte;
+  fresh.copies_any_byte = get(factory.get(), "deviceCopiesAnyByte", &any_byte);
+  if (!fresh.copies_any_byte) forget_raised();
   fresh.factory = std::move(factory);
   *gpu_state = std::move(fresh);
   return gpu_state;
@@ -137,8 +150,10 @@ int allocate(uint64_t nbytes, void** data) {
   *data = nullptr;
   Gpu* now = gpu();
   if (now == nullptr) return -1;
-  // A buffer of 0 bytes cannot be bound
-  const auto size = checked_align_up(nbytes == 0 ? 1 : nbytes, kUnit);
+  // Whole units, and no buffer of 0 bytes, which could not be bound; such a host sees to that
+  // itself
+  const auto size =
+      now->copies_any_byte ? nbytes : checked_align_up(nbytes == 0 ? 1 : nbytes, kUnit);
   if (!size || *size > uint64_t{INT64_MAX})
     return raise("MemoryError", concat("no buffer of ", nbytes, " bytes on webgpu:0"));
   const TVMFFIAny argument = integer(*size);
@@ -183,7 +198,7 @@ int adopt(void* data, uint64_t nbytes) {
 // Whether [offset, offset + nbytes) is within the buffer and begins at a unit; *padded is whether
 // it ends between units with nothing behind it, so that the unit may be copied whole.
 bool check(const Gpu& gpu, const char* what, const void* data, uint64_t offset, uint64_t nbytes,
-           bool* padded) {
+           bool* whole) {
   const auto refuse = [&](std::string_view why) {
     raise_value(
         concat(what, " of ", nbytes, " bytes at byte ", offset, " of a WebGPU buffer: ", why));
@@ -194,8 +209,9 @@ bool check(const Gpu& gpu, const char* what, const void* data, uint64_t offset, 
   const auto end = checked_add(offset, nbytes);
   if (!end || *end > uint64_t{INT64_MAX}) return refuse("no buffer is that large");
   if (size != kUnknown && *end > size) return refuse(concat("it has ", size, " bytes"));
-  if (offset % kUnit != 0) return refuse("WebGPU copies at multiples of 4 bytes only");
-  *padded = nbytes % kUnit == 0 || *end == size;
+  if (offset % kUnit != 0 && !gpu.copies_any_byte)
+    return refuse("WebGPU copies at multiples of 4 bytes only");
+  *whole = gpu.copies_any_byte || nbytes % kUnit == 0 || *end == size;
   return true;
 }
 
@@ -208,10 +224,10 @@ int refuse_unit(const char* what, uint64_t nbytes, uint64_t offset) {
 
 int write(const void* from, void* to, uint64_t to_offset, uint64_t nbytes) {
   Gpu* now = gpu();
-  bool padded = false;
-  if (now == nullptr || !check(*now, "a write", to, to_offset, nbytes, &padded)) return -1;
-  if (!padded) return refuse_unit("a write", nbytes, to_offset);
-  const uint64_t tail = nbytes % kUnit;
+  bool whole = false;
+  if (now == nullptr || !check(*now, "a write", to, to_offset, nbytes, &whole)) return -1;
+  if (!whole) return refuse_unit("a write", nbytes, to_offset);
+  const uint64_t tail = now->copies_any_byte ? 0 : nbytes % kUnit;
   const uint64_t body = nbytes - tail;
   if (body != 0) {
     const TVMFFIAny args[] = {pointer(from), pointer(to), integer(to_offset), integer(body)};
@@ -229,16 +245,16 @@ int write(const void* from, void* to, uint64_t to_offset, uint64_t nbytes) {
 
 int read(const void* from, uint64_t from_offset, void* to, uint64_t nbytes) {
   Gpu* now = gpu();
-  bool padded = false;
-  if (now == nullptr || !check(*now, "a read", from, from_offset, nbytes, &padded)) return -1;
+  bool whole = false;
+  if (now == nullptr || !check(*now, "a read", from, from_offset, nbytes, &whole)) return -1;
   if (nbytes == 0) return 0;
-  // The host copies whole units to its own buffer, of which it stores `nbytes`
+  // Every host copies whole units to a buffer of its own, of which it stores `nbytes`
   const TVMFFIAny args[] = {pointer(from), integer(from_offset), pointer(to), integer(nbytes)};
   return invoke(now->copy_from, args);
 }
 
-int copy_whole(const Gpu& gpu, const void* from, uint64_t from_offset, const void* to,
-               uint64_t to_offset, uint64_t nbytes) {
+int invoke_copy(const Gpu& gpu, const void* from, uint64_t from_offset, const void* to,
+                uint64_t to_offset, uint64_t nbytes) {
   const TVMFFIAny args[] = {pointer(from), integer(from_offset), pointer(to), integer(to_offset),
                             integer(nbytes)};
   return invoke(gpu.copy_within, args);
@@ -247,20 +263,20 @@ int copy_whole(const Gpu& gpu, const void* from, uint64_t from_offset, const voi
 int copy_within(const void* from, uint64_t from_offset, void* to, uint64_t to_offset,
                 uint64_t nbytes) {
   Gpu* now = gpu();
-  bool padded = false;
-  if (now == nullptr || !check(*now, "a copy", from, from_offset, nbytes, &padded) ||
-      !check(*now, "a copy", to, to_offset, nbytes, &padded))
+  bool whole = false;
+  if (now == nullptr || !check(*now, "a copy", from, from_offset, nbytes, &whole) ||
+      !check(*now, "a copy", to, to_offset, nbytes, &whole))
     return -1;
-  if (nbytes == 0) return 0;
-  if (!padded) return refuse_unit("a copy", nbytes, to_offset);
-  const uint64_t whole = (nbytes + kUnit - 1) / kUnit * kUnit;
-  if (from != to) return copy_whole(*now, from, from_offset, to, to_offset, whole);
-  if (from_offset == to_offset) return 0;
+  if (nbytes == 0 || (from == to && from_offset == to_offset)) return 0;
+  if (now->copies_any_byte) return invoke_copy(*now, from, from_offset, to, to_offset, nbytes);
+  if (!whole) return refuse_unit("a copy", nbytes, to_offset);
+  const uint64_t units = (nbytes + kUnit - 1) / kUnit * kUnit;
+  if (from != to) return invoke_copy(*now, from, from_offset, to, to_offset, units);
   // WebGPU copies between two buffers only
   void* between = nullptr;
-  if (allocate(whole, &between) != 0) return -1;
-  int status = copy_whole(*now, from, from_offset, between, 0, whole);
-  if (status == 0) status = copy_whole(*now, between, 0, to, to_offset, whole);
+  if (allocate(units, &between) != 0) return -1;
+  int status = invoke_copy(*now, from, from_offset, between, 0, units);
+  if (status == 0) status = invoke_copy(*now, between, 0, to, to_offset, units);
   free_buffer(between);
   return status;
 }

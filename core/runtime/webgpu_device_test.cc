@@ -27,6 +27,7 @@ struct FakeGpu {
   bool gives_floats = true;    // as JS gives its numbers
   bool gives_nothing = false;  // no handle
   bool fails_to_free = false;
+  bool copies_any_byte = false;
   std::map<std::string, std::unique_ptr<Entry>> entries;
 
   static uint64_t number(const TVMFFIAny& value) {
@@ -42,10 +43,10 @@ struct FakeGpu {
       for (const uint64_t value : shown) line += " " + std::to_string(value);
       calls.push_back(line);
     };
-    const auto unit = [](uint64_t value) { return value % 4 == 0; };
+    const auto unit = [this](uint64_t value) { return copies_any_byte || value % 4 == 0; };
     if (name == "deviceAllocDataSpace") {
       note({n.at(0)});
-      EXPECT_TRUE(unit(n[0]) && n[0] != 0);
+      EXPECT_TRUE(unit(n[0]) && (copies_any_byte || n[0] != 0));
       if (n[0] > limit) return ffi::raise("OutOfMemory", concat("no buffer of ", n[0]));
       if (gives_nothing) return 0;
       buffers[next] = std::string(n[0], '?');
@@ -73,7 +74,7 @@ struct FakeGpu {
     }
     note({n.at(0), n.at(1), n.at(2), n.at(3), n.at(4)});
     EXPECT_TRUE(unit(n[1]) && unit(n[3]) && unit(n[4]));
-    EXPECT_NE(n[0], n[2]) << "WebGPU copies between two buffers";
+    EXPECT_TRUE(copies_any_byte || n[0] != n[2]) << "WebGPU copies between two buffers";
     buffers.at(n[2]).replace(n[3], n[4], buffers.at(n[0]).substr(n[1], n[4]));
     return 0;
   }
@@ -86,6 +87,8 @@ struct FakeGpu {
   static int give_entry(void* self, const TVMFFIAny* args, int32_t, TVMFFIAny* result) {
     auto* gpu = static_cast<FakeGpu*>(self);
     const std::string name(ffi::text(args[0]));
+    if (name == "deviceCopiesAnyByte" && !gpu->copies_any_byte)
+      return ffi::raise("JSCallbackError", "Unknown DeviceAPI function " + name);
     auto& entry = gpu->entries[name];
     if (entry == nullptr) entry = std::make_unique<Entry>(Entry{gpu, name});
     *result = ffi::of_object(ffi::make_function(entry.get(), call_entry, nullptr));
@@ -226,6 +229,29 @@ TEST_F(WebGpuTest, OffsetsThatAreNoMultipleOfFourAreRefused) {
        {std::pair(&cpu, &odd), std::pair(&odd, &cpu), std::pair(&gpu, &odd), std::pair(&odd, &gpu)})
     expect_call_raises(kCopy, {from->view(), to->view()}, "ValueError",
                        {"4 bytes at byte 2", "multiples of 4"});
+}
+
+TEST_F(WebGpuTest, AHostThatCopiesAnyByteIsLetTo) {
+  gpu_.copies_any_byte = true;
+  const Any content = tensor_with<uint8_t>({7}, "uint8", {1, 2, 3, 4, 5, 6, 7});
+  const Any a = new_tensor({7}, "uint8", kGpu);
+  call(kCopy, {content.view(), a.view()});
+  const Any part = view_of(a, {3}, "uint8", 1);
+  const Any end = view_of(a, {3}, "uint8", 3);
+  call(kCopy, {part.view(), end.view()});
+  const Any three = tensor_with<uint8_t>({3}, "uint8", {7, 8, 9});
+  call(kCopy, {three.view(), part.view()});
+  const Any back = new_tensor({7}, "uint8");
+  call(kCopy, {a.view(), back.view()});
+  EXPECT_EQ(elements<uint8_t>(back), (std::vector<uint8_t>{1, 7, 8, 9, 3, 4, 7}));
+  const Any nothing = new_tensor({0}, "float32", kGpu);
+  EXPECT_EQ(take_calls(), (Lines{"AllocDataSpace 7", "CopyToGPU 1 0 7", "CopyWithinGPU 1 1 1 3 3",
+                                 "CopyToGPU 1 1 3", "CopyFromGPU 1 0 7", "AllocDataSpace 0"}));
+  int64_t extent = 8;
+  DLTensor bare = tensor_of(a);
+  bare.shape = &extent;
+  expect_call_raises(kCopy, {ffi::of_pointer(kTVMFFIDLTensorPtr, &bare), back.view()}, "ValueError",
+                     {"8 bytes", "7 bytes"});
 }
 
 TEST_F(WebGpuTest, ZeroSizeAndNoDimensions) {
