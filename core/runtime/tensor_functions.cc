@@ -126,6 +126,14 @@ int to_bytes(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIAny* re
   return ffi::make_bytes(as_text(bytes), result);
 }
 
+// Makes float32 i of its upper half; both may stand at any byte.
+void expand(const char* halves, char* out, size_t i) {
+  uint16_t half = 0;
+  std::memcpy(&half, halves + 2 * i, sizeof(half));
+  const uint32_t full = static_cast<uint32_t>(half) << 16;
+  std::memcpy(out + 4 * i, &full, sizeof(full));
+}
+
 // (tensor, bytes, format, dtype): a record of a tensor cache. Where format is f32-to-bf16 and dtype
 // is float32, two bytes an element are the upper half of a float32, and four are the float32
 // itself, as published caches have both. Everything else is copied as it is.
@@ -148,12 +156,26 @@ int decode_storage(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIA
   if (bytes.size() != nbytes / 2)
     return raise_value(concat(args.name(), ": ", describe(*to), " is ", nbytes / 2,
                               " bytes as bfloat16 or ", nbytes, " as float32, not ", bytes.size()));
-  for (size_t i = 0; i < bytes.size() / 2; ++i) {
-    uint16_t half = 0;
-    std::memcpy(&half, bytes.data() + 2 * i, sizeof(half));
-    const uint32_t full = static_cast<uint32_t>(half) << 16;
-    std::memcpy(out + 4 * i, &full, sizeof(full));  // a view may stand at any byte
-  }
+  for (size_t i = 0; i < bytes.size() / 2; ++i) expand(bytes.data(), out, i);
+  return 0;
+}
+
+// (tensor, bytes): the first `bytes` of a float32 tensor are the upper halves of all its elements,
+// which are expanded where they stand. With this, tvmjs's JS has one copy of a record fewer.
+int decode_in_place(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIAny*) {
+  const Args args(handle, values, count);
+  int64_t nbytes = 0;
+  if (!args.expect(2)) return -1;
+  const DLTensor* tensor = args.tensor(0);
+  if (tensor == nullptr || !args.integer(1, &nbytes)) return -1;
+  auto* data = cpu_elements<char>(*tensor, kFloat32, args.name(), "a tensor to decode");
+  if (data == nullptr) return -1;
+  const uint64_t elements = element_count(*tensor);
+  if (nbytes < 0 || static_cast<uint64_t>(nbytes) != 2 * elements)
+    return raise_value(concat(args.name(), ": ", describe(*tensor), " is ", 2 * elements,
+                              " bytes as bfloat16, not ", nbytes));
+  // From the back, where nothing stands that is yet to be read
+  for (size_t i = static_cast<size_t>(elements); i-- > 0;) expand(data, data, i);
   return 0;
 }
 
@@ -220,6 +242,7 @@ constexpr ffi::Builtin kBuiltins[] = {
     {"runtime.TVMTensorCreateView", create_view},
     {"runtime.TVMTensorIsStorageShared", is_storage_shared},
     {"sluice.runtime.TensorFromHandle", tensor_from_handle},
+    {"tvmjs.array.decode_bf16_to_f32_inplace", decode_in_place},
     {"tvmjs.array.decode_storage", decode_storage},
     {"tvmjs.runtime.ArrayConcat", concatenate_arrays},
     {"tvmjs.runtime.ConcatEmbeddings", concatenate_embeddings},

@@ -284,6 +284,26 @@ TEST_F(TensorTest, DecodesIntoAViewAtAnyByte) {
   EXPECT_EQ(elements<float>(odd), (std::vector<float>{1, 2}));
 }
 
+TEST_F(TensorTest, DecodesBfloat16WhereItStands) {
+  constexpr const char* kInPlace = "tvmjs.array.decode_bf16_to_f32_inplace";
+  std::vector<uint16_t> halves(10);
+  std::vector<float> expected;
+  for (uint16_t i = 0; i < 5; ++i) {
+    halves[i] = static_cast<uint16_t>(0x3f80 + i * 0x81);
+    const uint32_t bits = uint32_t{halves[i]} << 16;
+    std::memcpy(&expected.emplace_back(), &bits, 4);
+  }
+  const Any bytes = tensor_with<uint16_t>({10}, "uint16", halves);
+  const Any tensor = view_of(bytes, {5}, "float32", 0);
+  expect_call_raises(kInPlace, {tensor.view(), of_int(20)}, "ValueError",
+                     {kInPlace, "float32[5]", "10 bytes", "not 20"});
+  expect_call_raises(kInPlace, {bytes.view(), of_int(10)}, "TypeError", {"float32", "uint16[10]"});
+  call(kInPlace, {tensor.view(), of_int(10)});
+  EXPECT_EQ(elements<float>(tensor), expected);
+  const Any nothing = new_tensor({0}, "float32");
+  call(kInPlace, {nothing.view(), of_int(0)});
+}
+
 // ---- Memory that exists already ----
 
 TEST_F(TensorTest, TakesMemoryOver) {
