@@ -161,9 +161,9 @@ SLUICE_INLINE void decode_k_nibbles(const std::byte* in, std::byte* out) {
   float scales[16], mins[16];
   Isa::store_f32(reinterpret_cast<std::byte*>(scales), Isa::scaled(factors, block_scale));
   Isa::store_f32(reinterpret_cast<std::byte*>(mins), Isa::scaled(factors, -block_min));
-  // Left in memory, from where machines spread a float to all lanes without a shuffle; what is
-  // known to lie in a register, LLVM shuffles.
-  asm("" : "+m"(scales), "+m"(mins));
+  // Narrowing is short of shuffles, which LLVM would take to spread a float that it knows to lie in
+  // a register; from memory it is spread without one.
+  if constexpr (to != DType::f32) asm("" : "+m"(scales), "+m"(mins));
 
   const auto decode_group = [&]<int group> {  // two groups share 32 bytes of quants
     const float scale = scales[group], min = mins[group + 8];
@@ -194,7 +194,7 @@ SLUICE_INLINE void decode_q6_k(const std::byte* in, std::byte* out) {
   float scales[16];
   Isa::store_f32(reinterpret_cast<std::byte*>(scales),
                  Isa::scaled(load16(in + 192), Isa::scale_at(in + 208)));
-  asm("" : "+m"(scales));  // see decode_k_nibbles()
+  if constexpr (to != DType::f32) asm("" : "+m"(scales));  // see decode_k_nibbles()
   for (unsigned half = 0; half < 2; ++half) {
     const auto decode_quarter = [&]<int quarter> {
       for (unsigned side = 0; side < 2; ++side) {

@@ -163,9 +163,6 @@ struct Simd128 {
     return halves;
   }
 
-  [[gnu::noinline]] static void f16_from_any_bf16(std::byte* out, const std::byte* in) {
-    store_f16(out, load_bf16(in));
-  }
   // Sixteen bf16 to f16. The eight digits of the one fit into the eleven of the other, so that
   // only the bias changes, as long as the results are normal numbers.
   SLUICE_INLINE void f16_from_bf16(std::byte* out, const std::byte* in) {
@@ -178,7 +175,7 @@ struct Simd128 {
     const v128_t largest = wasm_i16x8_max(turned[0], turned[1]);
     if (wasm_v128_any_true(wasm_i16x8_gt(largest, shorts(2 * (0x477f - 0x3880) - 0x8000))))
         [[unlikely]]
-      return f16_from_any_bf16(out, in);
+      return store_f16(out, load_bf16(in));
     for (unsigned i = 0; i < 2; ++i) {
       const v128_t magnitude = wasm_i16x8_add(wasm_i16x8_shl(words[i], 3), shorts(-(0x3800 << 3)));
       store(out + size_t{16} * i,
