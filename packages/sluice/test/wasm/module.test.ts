@@ -12,10 +12,15 @@ import { CALL_RESULT } from '../../src/generated/abi.js';
 const ROOT = fileURLToPath(new URL('../../../../', import.meta.url));
 const built = (name: string): string => join(ROOT, `build/wasm/hosts/wasm/${name}.wasm`);
 const shipped = (name: string): string => join(ROOT, `packages/sluice/dist/${name}.wasm`);
-/** Each module and the reviewed list of its exports. */
+/** Each module, the reviewed list of its exports, and the file that declares its imports. */
 const MODULES = [
-  { name: 'sluice_loader', list: 'hosts/wasm/exports.txt' },
-  { name: 'sluice_store', list: 'hosts/wasm/store_exports.txt' },
+  { name: 'sluice_loader', list: 'hosts/wasm/exports.txt', imports: 'hosts/wasm/imports.h' },
+  { name: 'sluice_store', list: 'hosts/wasm/store_exports.txt', imports: 'hosts/wasm/imports.h' },
+  {
+    name: 'sluice_runtime',
+    list: 'hosts/wasm/runtime_exports.txt',
+    imports: 'hosts/wasm/runtime_exports.cc',
+  },
 ];
 const CODEC_CHECK = join(ROOT, 'build/wasm/core/load/codec_check.wasm');
 
@@ -51,15 +56,15 @@ const ours = (calls: string[]): string[] =>
   calls.filter((name) => !LIBRARY_CONSTRUCTORS.includes(name));
 
 describe('the interface of the modules', () => {
-  for (const { path, list } of MODULES.flatMap(({ name, list }) =>
-    [built(name), shipped(name)].map((path) => ({ path, list })),
+  for (const { path, list, imports } of MODULES.flatMap(({ name, ...files }) =>
+    [built(name), shipped(name)].map((path) => ({ path, ...files })),
   )) {
     const name = path.slice(ROOT.length);
 
     test(`${name}: exports are those of ${list}, memory and _initialize`, async () => {
       const listed = source(list)
         .split('\n')
-        .filter((line) => /^[a-z]/.test(line));
+        .filter((line) => /^[A-Za-z]/.test(line));
       assert.ok(listed.length > 20);
       const exported = WebAssembly.Module.exports(await compile(path));
       const named = (kind: string): string[] =>
@@ -69,10 +74,10 @@ describe('the interface of the modules', () => {
       assert.equal(exported.length, listed.length + 2);
     });
 
-    test(`${name}: imports are those of imports.h`, async () => {
+    test(`${name}: imports are those of ${imports}`, async () => {
       const declared = [
-        ...source('hosts/wasm/imports.h').matchAll(/^(?!#).*\bSLUICE_IMPORT\((\w+)\) /gm),
-      ].map((match) => `sluice.${match[1] ?? ''}`);
+        ...source(imports).matchAll(/^(?!#).*\bSLUICE_(ENV_)?IMPORT\((\w+)\)\s/gm),
+      ].map((match) => `${match[1] === undefined ? 'sluice' : 'env'}.${match[2] ?? ''}`);
       assert.ok(declared.length > 0);
       const imported = WebAssembly.Module.imports(await compile(path)).map((entry) => {
         assert.equal(entry.kind, 'function');
