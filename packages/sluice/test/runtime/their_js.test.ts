@@ -128,9 +128,7 @@ describe('callbacks', () => {
     const seen: unknown[] = [];
     const callback = tvm.toPackedFunc((...args: unknown[]) => {
       seen.push(
-        ...args.map((value) =>
-          value instanceof tvmjs.TVMObject ? (value).typeKey() : value,
-        ),
+        ...args.map((value) => (value instanceof tvmjs.TVMObject ? value.typeKey() : value)),
       );
       return args.length;
     }) as unknown as Packed;
