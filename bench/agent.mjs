@@ -5,9 +5,10 @@ import { perform } from './perform.mjs';
 
 /**
  * A function that carries out one task and gives what is to be reported. `platform` has `loadModel` and `openStore`,
- * `files` as store_contestants.mjs wants them, `dist` that gives the package's files by name, `gpu`, and `streams` by name, beside `fetch` and `byob`.
+ * `files` as store_contestants.mjs wants them, `dist` that gives the package's files by name, `tvmjs` that gives the
+ * incumbent's module, `gpu`, and `streams` by name, beside `fetch` and `byob`.
  */
-export function createAgent({ loadModel, openStore, files, dist, gpu, streams }) {
+export function createAgent({ loadModel, openStore, files, dist, tvmjs, gpu, streams }) {
   const environments = new Map();
   let latest; // a device, which serves every model that it can hold
   const environmentOf = (url) => {
@@ -20,7 +21,7 @@ export function createAgent({ loadModel, openStore, files, dist, gpu, streams })
     if (!latest || latest.device.limits.maxBufferSize < largest) {
       latest = await requestDevice(gpu, largest);
     }
-    return { loadModel, openStore, files, dist, model, ...latest };
+    return { loadModel, openStore, files, dist, tvmjs, model, ...latest };
   }
   const allStreams = { fetch: fetchStream, byob: byobStream, ...streams };
 

@@ -13,6 +13,7 @@ import { fetchModel } from './model.mjs';
 import { table, throughput, throughputText, verdict } from './rounds.mjs';
 import { scriptFigures, wasmFigures } from './size.mjs';
 import { storeFigures, storeText } from './store.mjs';
+import { webgpuRuntimeFigures, webgpuRuntimeText } from './webgpu_runtime.mjs';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const HELP = `Usage: node bench/main.mjs [options]
@@ -23,7 +24,7 @@ const HELP = `Usage: node bench/main.mjs [options]
   --budget BYTES    of the loads whose memory is measured (64MiB)
   --connections N   of the loads whose memory is measured (4)
   --rounds N        measured rounds, after one that warms up and checks (5)
-  --where LIST      of size, codecs, expand, node, chromium, store, memory (all)
+  --where LIST      of size, codecs, expand, dispatch, node, chromium, store, memory (all)
   --only TEXT       only contestants whose name contains it; of the store, those and what they are compared with
   --servers N       processes of the server (1, or 4 where there are 8 processors)
   --package FOLDER  the built package (packages/sluice/dist)
@@ -37,6 +38,8 @@ copy of the npm package webgpu; VK_ICD_FILENAMES chooses Node's driver.
 const TARGET_RATIO = 0.8;
 const TARGET_BROTLI = 60_000;
 const TARGET_INSTANTIATE_MS = 10;
+/** A round of these takes milliseconds, so there are more of them. */
+const DISPATCH_ROUNDS = 4;
 
 const INCUMBENT = [
   { name: 'tvmjs 0.27 fetchTensorCache', contestant: 'fetchTensorCache' },
@@ -120,7 +123,7 @@ const { values: options } = parseArgs({
     size: { type: 'string', default: '256MiB' },
     sizes: { type: 'string', default: '' },
     rounds: { type: 'string', default: '5' },
-    where: { type: 'string', default: 'size,codecs,expand,node,chromium,store,memory' },
+    where: { type: 'string', default: 'size,codecs,expand,dispatch,node,chromium,store,memory' },
     only: { type: 'string', default: '' },
     servers: { type: 'string', default: cpus().length >= 8 ? '4' : '1' },
     budget: { type: 'string', default: '64MiB' },
@@ -208,22 +211,36 @@ try {
     figures.codecs = await codecFigures({ dist, executable: options.codecs });
     texts.push(codecText(figures.codecs));
   }
-  if (where.has('expand')) {
-    const { nbytes } = model;
-    const task = { url: model.url, nbytes, rounds, only: options.only };
+  /** The figures of one measurement in Node and in Chromium. */
+  const inBoth = async (measure) => {
     const timeoutMilliseconds = timeoutOf(model);
-    figures.expand = {};
+    const both = {};
     for (const [title, start] of [
       ['Node', () => startNode({ dist, timeoutMilliseconds })],
       ['Chromium', () => startChromium(server, { timeoutMilliseconds })],
     ]) {
       const host = await start();
       try {
-        figures.expand[title] = await expandFigures({ ...task, host });
+        both[title] = await measure(host);
       } finally {
         await host.close();
       }
-      texts.push(expandText(`${title}, from memory`, figures.expand[title]));
+    }
+    return both;
+  };
+  if (where.has('expand')) {
+    const { url, nbytes } = model;
+    const task = { url, nbytes, rounds, only: options.only };
+    figures.expand = await inBoth((host) => expandFigures({ ...task, host }));
+    for (const [title, each] of Object.entries(figures.expand)) {
+      texts.push(expandText(`${title}, from memory`, each));
+    }
+  }
+  if (where.has('dispatch')) {
+    const task = { url: model.url, rounds: DISPATCH_ROUNDS * rounds, only: options.only };
+    figures.dispatch = await inBoth((host) => webgpuRuntimeFigures({ ...task, host }));
+    for (const [title, each] of Object.entries(figures.dispatch)) {
+      texts.push(webgpuRuntimeText(title, each));
     }
   }
   for (const name of ['node', 'chromium']) {

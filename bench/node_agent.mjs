@@ -50,6 +50,7 @@ async function start() {
       module: (name) => import(pathToFileURL(`${dist}/${name}`).href),
       bytes: (name) => readFileSync(`${dist}/${name}`),
     },
+    tvmjs: async () => (await import('@mlc-ai/web-runtime')).default,
     gpu: globalThis.dawn,
     streams: { http: httpStream },
   });

@@ -1,12 +1,13 @@
 // The page: asks the main process what to do, does it on this thread or in its worker, and reports.
 import { loadModel, openStore } from '/dist/index.js';
 import { createAgent } from './agent.mjs';
-import { servedDist } from './served_dist.mjs';
+import { servedDist, servedTvmjs } from './served_dist.mjs';
 
 const here = createAgent({
   loadModel,
   openStore,
   dist: servedDist,
+  tvmjs: servedTvmjs,
   gpu: navigator.gpu,
   streams: {},
 });

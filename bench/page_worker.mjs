@@ -2,13 +2,14 @@
 import { loadModel, openStore } from '/dist/index.js';
 import { createAgent } from './agent.mjs';
 import { opfsFiles } from './opfs_files.mjs';
-import { servedDist } from './served_dist.mjs';
+import { servedDist, servedTvmjs } from './served_dist.mjs';
 
 const here = createAgent({
   loadModel,
   openStore,
   files: opfsFiles,
   dist: servedDist,
+  tvmjs: servedTvmjs,
   gpu: navigator.gpu,
   streams: {},
 });

@@ -3,6 +3,7 @@ import { bare, common, discard, drop, rangeHeader, sluice, USAGE } from './conte
 import { EXPAND_CONTESTANTS } from './expand_contestants.mjs';
 import { cachedFetchTensorCache, fetchTensorCache } from './incumbent.mjs';
 import { STORE_CONTESTANTS } from './store_contestants.mjs';
+import { WEBGPU_RUNTIME_CONTESTANTS } from './webgpu_runtime_contestants.mjs';
 
 const CONTESTANTS = {
   discard,
@@ -14,6 +15,7 @@ const CONTESTANTS = {
   cachedFetchTensorCache,
   ...EXPAND_CONTESTANTS,
   ...STORE_CONTESTANTS,
+  ...WEBGPU_RUNTIME_CONTESTANTS,
 };
 
 /**

@@ -3,3 +3,9 @@ export const servedDist = {
   module: (name) => import(`/dist/${name}`),
   bytes: async (name) => (await fetch(`/dist/${name}`)).arrayBuffer(),
 };
+
+/** The incumbent's JS, which leaves its module in the global `tvmjs`. */
+export async function servedTvmjs() {
+  await import('/tvmjs/index.js');
+  return globalThis.tvmjs;
+}

@@ -18,7 +18,11 @@ const TYPES = {
 };
 
 const { dist } = JSON.parse(process.argv[2]);
-const folders = { '/bench/': fileURLToPath(new URL('.', import.meta.url)), '/dist/': dist + sep };
+const folders = {
+  '/bench/': fileURLToPath(new URL('.', import.meta.url)),
+  '/dist/': dist + sep,
+  '/tvmjs/': fileURLToPath(new URL('../node_modules/@mlc-ai/web-runtime/lib/', import.meta.url)),
+};
 
 const asking = new Map();
 let asked = 0;

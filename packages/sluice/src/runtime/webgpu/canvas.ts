@@ -52,7 +52,7 @@ export class CanvasView {
     this.#errors = errors;
     this.#canvas = canvas;
     this.#context = context;
-    const format = navigator.gpu.getPreferredCanvasFormat();
+    const format = preferredFormat();
     const made = errors.capture('binding a canvas', () => {
       context.configure({ device, format, alphaMode: 'opaque' });
       const layout = device.createBindGroupLayout({
@@ -121,4 +121,10 @@ export class CanvasView {
     pass.end();
     this.#device.queue.submit([encoder.finish()]);
   }
+}
+
+/** The format that the browser shows without a conversion; all of them show this one. */
+function preferredFormat(): GPUTextureFormat {
+  const gpu = typeof navigator === 'undefined' ? undefined : (navigator as Partial<Navigator>).gpu;
+  return gpu?.getPreferredCanvasFormat() ?? 'bgra8unorm';
 }

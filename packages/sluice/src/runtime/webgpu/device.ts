@@ -305,7 +305,7 @@ export class WebGPUDevice {
     // A read that was submitted last is itself the sign that all before it is done
     const last = this.#readback.pending > 0 && this.#readback.lastBatch === this.#batch.id - 1;
     if (!last) {
-      await this.#errors.lifeline.race(this.device.queue.onSubmittedWorkDone());
+      await this.#errors.race(what, this.device.queue.onSubmittedWorkDone());
     }
     await this.#readback.landed();
     await this.#errors.settle(what);

@@ -12,7 +12,7 @@ export interface CaptureOptions {
   /** Default: all three. Fewer cost less. */
   filters?: readonly GPUErrorFilter[];
   /** Says more about a failure than the browser's first line does. */
-  explain?: (message: string) => Promise<string>;
+  explain?: () => Promise<string | undefined>;
   hint?: string;
 }
 
@@ -27,7 +27,8 @@ export class GpuErrors {
   readonly lifeline = new Lifeline();
   readonly #device: GPUDevice;
   readonly #unwatch: () => void;
-  readonly #open = new Set<Promise<void>>();
+  #open = new Outcomes();
+  #earlier: Promise<unknown> = Promise.resolve();
   #failures: Failure[] = [];
   #captures = 0;
 
@@ -54,16 +55,30 @@ export class GpuErrors {
     try {
       return act();
     } finally {
-      const pops: Promise<GPUError | null>[] = [];
+      const call = { order, what, options };
+      const outcomes = this.#open;
       for (let i = filters.length - 1; i >= 0; i--) {
-        const pop = device.popErrorScope();
-        pop.catch(() => undefined);
-        pops.push(pop);
+        outcomes.begin();
+        const filter = filters[i] ?? 'internal';
+        device.popErrorScope().then(
+          (error) => {
+            if (error === null) outcomes.end();
+            else void this.#keep(call, filter, error.message).finally(() => outcomes.end());
+          },
+          // A lost device refuses to pop; the lifeline tells why
+          () => outcomes.end(),
+        );
       }
-      const settled = this.#judge(order, what, filters, pops, options).finally(() =>
-        this.#open.delete(settled),
-      );
-      this.#open.add(settled);
+    }
+  }
+
+  /** Settles as `work` does, or rejects, in words, with what ends the device if that comes first. */
+  async race<T>(what: string, work: Promise<T>): Promise<T> {
+    try {
+      return await this.lifeline.race(work);
+    } catch (cause) {
+      this.check(what);
+      throw cause;
     }
   }
 
@@ -78,7 +93,9 @@ export class GpuErrors {
    */
   async settle(what: string): Promise<void> {
     this.check(what);
-    await this.lifeline.race(Promise.all(this.#open));
+    this.#earlier = Promise.all([this.#earlier, this.#open.all()]);
+    this.#open = new Outcomes();
+    await this.race(what, this.#earlier);
     this.check(what);
     const failures = this.#failures.sort((a, b) => a.order - b.order);
     this.#failures = [];
@@ -100,31 +117,46 @@ export class GpuErrors {
     this.lifeline.end(error);
   }
 
-  async #judge(
-    order: number,
-    what: string | (() => string),
-    filters: readonly GPUErrorFilter[],
-    pops: readonly Promise<GPUError | null>[],
-    { explain, hint }: CaptureOptions,
-  ): Promise<void> {
-    try {
-      const caught = await Promise.all(pops);
-      const at = caught.findIndex((each) => each !== null);
-      const found = caught[at];
-      if (!found) return;
-      const filter = filters[filters.length - 1 - at] ?? 'internal';
-      const text =
-        (await explain?.(found.message)) ?? `${KINDS[filter]}: ${oneLine(found.message)}`;
-      const words = typeof what === 'string' ? what : what();
-      const error = new SluiceError(
-        CODES[filter],
-        `${words}: ${text}`,
-        hint === undefined ? {} : { hint },
-      );
-      this.#failures.push({ order, error });
-    } catch {
-      // A lost device refuses to pop; the lifeline tells why
-    }
+  async #keep({ order, what, options }: Call, filter: GPUErrorFilter, said: string): Promise<void> {
+    const explained = await options.explain?.().catch(() => undefined);
+    const text = explained ?? `${KINDS[filter]}: ${oneLine(said)}`;
+    const words = typeof what === 'string' ? what : what();
+    const { hint } = options;
+    const error = new SluiceError(
+      CODES[filter],
+      `${words}: ${text}`,
+      hint === undefined ? {} : { hint },
+    );
+    this.#failures.push({ order, error });
+  }
+}
+
+/** A call between error scopes. */
+interface Call {
+  readonly order: number;
+  readonly what: string | (() => string);
+  readonly options: CaptureOptions;
+}
+
+/** Outcomes that are not known yet; a number of them costs less than a promise for each. */
+class Outcomes {
+  #count = 0;
+  #resolve: (() => void) | undefined;
+
+  begin(): void {
+    this.#count++;
+  }
+
+  end(): void {
+    if (--this.#count === 0) this.#resolve?.();
+  }
+
+  /** Resolves when there are none. Nothing begins after that. */
+  all(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#resolve = resolve;
+      if (this.#count === 0) resolve();
+    });
   }
 }
 

@@ -210,7 +210,7 @@ export function createKernel(
       ({ module } = parts);
       return finish(host, parts, host.device.createComputePipeline(parts.descriptor));
     },
-    { explain: async (message) => (module && (await compilerErrors(module, wgsl))) ?? message },
+    { explain: async () => module && compilerErrors(module, wgsl) },
   );
 }
 
@@ -236,7 +236,7 @@ export async function createKernelAsync(
     return finish(host, parts, await errors.lifeline.race(pipeline));
   } catch (cause) {
     errors.check(`kernel "${plan.name}"`);
-    const said = await errors.lifeline.race(compilerErrors(parts.module, wgsl));
+    const said = await errors.race(`kernel "${plan.name}"`, compilerErrors(parts.module, wgsl));
     const message = said ?? (cause instanceof Error ? cause.message : String(cause));
     throw new SluiceError('invalid_argument', `kernel "${plan.name}": ${message}`, { cause });
   }

@@ -1,6 +1,7 @@
 // The device on a real WebGPU implementation: kernels, copies at any byte, reads, errors, loss.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { readBack } from '../../sinks/node_gpu.js';
 import { AFFINE, bytesOf, failsWith, fixture, kernelSource, wordsOf } from './support.js';
 
 const TIMEOUT = { timeout: 60_000 };
@@ -504,6 +505,82 @@ describe('kernels', TIMEOUT, () => {
   });
 });
 
+/** A canvas whose pixels can be read: its texture is one of the device's own. */
+function plainCanvas(device: GPUDevice, width: number, height: number) {
+  let format: GPUTextureFormat | undefined;
+  const texture = device.createTexture({
+    size: [width, height],
+    format: 'bgra8unorm',
+    usage: GPUTextureUsage.RENDER_ATTACHMENT | GPUTextureUsage.COPY_SRC,
+  });
+  const context = {
+    configure: (given: GPUCanvasConfiguration) => (format = given.format),
+    unconfigure: () => (format = undefined),
+    getCurrentTexture: () => texture,
+  };
+  const canvas = {
+    width,
+    height,
+    getContext: (kind: string) => (kind === 'webgpu' ? context : null),
+  };
+  return {
+    canvas: canvas as unknown as OffscreenCanvas,
+    format: () => format,
+    /** Of one pixel, in the order of an image. */
+    async rgba(x: number, y: number): Promise<number[]> {
+      const usage = GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC;
+      const buffer = device.createBuffer({ size: 256 * height, usage });
+      const encoder = device.createCommandEncoder();
+      const layout = { buffer, bytesPerRow: 256 };
+      encoder.copyTextureToBuffer({ texture }, layout, [width, height]);
+      device.queue.submit([encoder.finish()]);
+      const bytes = await readBack(device, buffer);
+      const [b = 0, g = 0, r = 0, a = 0] = bytes.subarray(256 * y + 4 * x);
+      return [r, g, b, a];
+    },
+  };
+}
+
+describe('a canvas', TIMEOUT, () => {
+  test('shows the image that the commands before have made, stretched', async () => {
+    await using it = await fixture();
+    const { gpu } = it;
+    const view = plainCanvas(gpu.device, 8, 12);
+    assert.throws(() => gpu.clearCanvas(), failsWith('invalid_argument', 'no canvas is bound'));
+    gpu.bindCanvas(view.canvas);
+    assert.equal(view.format(), 'bgra8unorm');
+    // Three rows of two pixels: four by four each
+    const colors = [
+      [255, 0, 0, 255],
+      [0, 255, 0, 255],
+      [0, 0, 255, 255],
+      [0, 0, 0, 255],
+      [9, 99, 199, 255],
+      [50, 60, 70, 255],
+    ];
+    const image = gpu.allocate(24);
+    const other = gpu.allocate(24);
+    gpu.copyBytesToBuffer(Uint8Array.from(colors.flat()), other);
+    gpu.copyWithinGPU(other, 0, image, 0, 24);
+    gpu.showImage(image, 3, 2);
+    assert.deepEqual(await view.rgba(0, 0), colors[0]);
+    assert.deepEqual(await view.rgba(7, 0), colors[1]);
+    assert.deepEqual(await view.rgba(0, 11), colors[4]);
+    assert.deepEqual(await view.rgba(7, 11), colors[5]);
+    const [r = 0, g = 0] = await view.rgba(4, 0); // between red and green
+    assert.ok(r > 0 && r < g, `${r}, ${g}`);
+    gpu.clearCanvas();
+    assert.deepEqual(await view.rgba(3, 5), [255, 255, 255, 255]);
+    assert.throws(() => gpu.showImage(image, 3, 3), failsWith('range_out_of_bounds', '24 bytes'));
+    assert.throws(() => gpu.showImage(image, 0, 3), failsWith('invalid_argument', '0 x 3'));
+    gpu.bindCanvas(undefined);
+    assert.equal(view.format(), undefined);
+    const none = { getContext: () => null } as unknown as OffscreenCanvas;
+    assert.throws(() => gpu.bindCanvas(none), failsWith('invalid_argument', 'no WebGPU context'));
+    await gpu.sync();
+  });
+});
+
 describe('what WebGPU tells later', TIMEOUT, () => {
   test('memory that there is not: told by sync, with the bytes, once', async () => {
     await using it = await fixture();
@@ -562,7 +639,7 @@ describe('what WebGPU tells later', TIMEOUT, () => {
     const reading = gpu.readBytes(b, 0, 4);
     const waiting = gpu.sync();
     gpu.device.destroy();
-    const lost = failsWith('device_lost', 'destroyed');
+    const lost = failsWith('device_lost', 'the GPU device was lost', 'destroyed');
     const outcomes = await Promise.allSettled([reading, waiting]);
     for (const outcome of outcomes) if (outcome.status === 'rejected') lost(outcome.reason);
     await gpu.device.lost;
