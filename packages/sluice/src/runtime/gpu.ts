@@ -1,5 +1,6 @@
 import { RuntimeError } from './errors.js';
 import type { Runtime } from './runtime.js';
+import { Pointer } from './values.js';
 import { WebGPUDevice } from './webgpu/index.js';
 
 /** Gives a runtime its GPU: the functions by which C++ reaches it, and what tensors need. */
@@ -18,13 +19,23 @@ export function attachWebGPU(runtime: Runtime, device: GPUDevice): WebGPUDevice 
     },
   });
   core.gpu = gpu;
-  runtime.registerFunction('wasm.WebGPUDeviceAPI', (name: string) => gpu.deviceAPI(name), {
-    override: true,
-  });
+  const override = { override: true };
+  runtime.registerFunction(
+    'wasm.WebGPUDeviceAPI',
+    (name: string) => withHandles(gpu.deviceAPI(name)),
+    override,
+  );
   runtime.registerFunction(
     'wasm.WebGPUCreateShader',
-    (info: string, wgsl: string) => gpu.createShader(info, wgsl),
-    { override: true },
+    (info: string, wgsl: string) => withHandles(gpu.createShader(info, wgsl)),
+    override,
   );
   return gpu;
+}
+
+/** C++ passes a buffer's handle as the pointer that it is to it. */
+function withHandles<Result>(
+  call: (...args: number[]) => Result,
+): (...args: (number | Pointer)[]) => Result {
+  return (...args) => call(...args.map((arg) => (arg instanceof Pointer ? arg.address : arg)));
 }
