@@ -68,7 +68,7 @@ int call_tir_dyn(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIAny
   auto all = some_of(args, 1, args.size() - 1);
   for (const int64_t extent : extents) all.push_back(ffi::of_int(extent));
   Any out;
-  if (call_function(function, all, &out) != 0) return -1;
+  if (ffi::call(function, all, &out) != 0) return -1;
   return give(std::move(out), result);
 }
 
@@ -83,7 +83,7 @@ int invoke_debug_func(void* handle, const TVMFFIAny* values, int32_t count, TVMF
     return ffi::raise_value(concat(args.name(), ": there is no global function ", quote(name)));
   *result = ffi::none();
   Any nothing;
-  return call_function(function.get(), some_of(args, 2, args.size()), &nothing);
+  return ffi::call(function.get(), some_of(args, 2, args.size()), &nothing);
 }
 
 int call_py_func(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIAny*) {

@@ -45,7 +45,7 @@ int call_bound(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* resu
   std::vector<TVMFFIAny> all(args, args + count);
   for (const Any& each : bound.last) all.push_back(each.view());
   Any out;
-  if (call_function(bound.function.get(), all, &out) != 0) return -1;
+  if (ffi::call(bound.function.get(), all, &out) != 0) return -1;
   *result = out.take();
   return 0;
 }
@@ -91,12 +91,6 @@ Ref<FunctionObject> bind_last(Ref<FunctionObject> function, std::span<const TVMF
     bound->last.push_back(std::move(value));
   }
   return ffi::make_function(bound.release(), call_bound, delete_bound);
-}
-
-int call_function(FunctionObject* function, std::span<const TVMFFIAny> args, Any* result) {
-  if (ffi::call(function, args, result) == 0) return 0;
-  if (!ffi::has_raised()) ffi::raise("RuntimeError", "a function failed without saying why");
-  return -1;
 }
 
 }  // namespace sluice::vm

@@ -28,8 +28,4 @@ ClosureObject* as_closure(const TVMFFIAny& value);
 ffi::Ref<ffi::FunctionObject> bind_last(ffi::Ref<ffi::FunctionObject> function,
                                         std::span<const TVMFFIAny> last);
 
-// As ffi::call, and raises where the function fails without saying why.
-[[nodiscard]] int call_function(ffi::FunctionObject* function, std::span<const TVMFFIAny> args,
-                                ffi::Any* result);
-
 }  // namespace sluice::vm

@@ -209,8 +209,8 @@ int machine_invoke_closure(MachineModule& module, const Args& args, TVMFFIAny* r
 int call_for_nothing(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
   *result = ffi::none();
   Any out;
-  return call_function(static_cast<ffi::FunctionObject*>(self), {args, static_cast<size_t>(count)},
-                       &out);
+  return ffi::call(static_cast<ffi::FunctionObject*>(self), {args, static_cast<size_t>(count)},
+                   &out);
 }
 
 // (function, name to save as, whether it returns its result, arguments…)
@@ -260,7 +260,7 @@ int set_inputs(MachineModule& module, const Args& args, bool parameters_of_modul
       return ffi::raise_value(
           concat(args.name(), ": argument ", last, " is a module without get_params"));
     auto* function_object = reinterpret_cast<ffi::FunctionObject*>(get.view().v_obj);
-    if (call_function(function_object, {}, &parameters) != 0) return -1;
+    if (ffi::call(function_object, {}, &parameters) != 0) return -1;
     for (int32_t i = 1; i < last; ++i) {
       Any value;
       if (module.machine->to_device(args.at(i), args.name(), &value) != 0) return -1;
@@ -371,7 +371,7 @@ int machine_set_instrument(MachineModule& module, const Args& args, TVMFFIAny*) 
       return ffi::raise_value(concat(args.name(), ": there is no global function ", quote(name)));
     std::vector<TVMFFIAny> rest;
     for (int32_t i = 1; i < args.size(); ++i) rest.push_back(args.at(i));
-    if (call_function(make.get(), rest, &instrument) != 0) return -1;
+    if (ffi::call(make.get(), rest, &instrument) != 0) return -1;
     if (instrument.view().type_index != kTVMFFIFunction)
       return ffi::raise_type(concat(args.name(), ": ", quote(name), " returned ",
                                     ffi::type_key_of(instrument.view()), ", not a function"));

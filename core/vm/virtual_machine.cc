@@ -234,7 +234,7 @@ int VirtualMachine::call_closure(void* self, const TVMFFIAny* args, int32_t coun
 }
 
 int VirtualMachine::invoke(const TVMFFIAny& callee, std::span<const TVMFFIAny> args, Any* result) {
-  if (FunctionObject* function = as_function(callee)) return call_function(function, args, result);
+  if (FunctionObject* function = as_function(callee)) return ffi::call(function, args, result);
   const ClosureObject* closure = as_closure(callee);
   if (closure == nullptr)
     return ffi::raise_type(
@@ -243,7 +243,7 @@ int VirtualMachine::invoke(const TVMFFIAny& callee, std::span<const TVMFFIAny> a
   const auto function = closure->function;
   std::vector<TVMFFIAny> with_machine = {as_argument()};
   with_machine.insert(with_machine.end(), args.begin(), args.end());
-  return call_function(function.get(), with_machine, result);
+  return ffi::call(function.get(), with_machine, result);
 }
 
 int VirtualMachine::run_function(uint32_t index, std::span<const TVMFFIAny> args, Any* result) {
@@ -300,7 +300,7 @@ int VirtualMachine::call_compiled(uint32_t index, std::vector<Any>* own_register
   const TVMFFIAny lists[] = {as_argument(), opaque(&register_list), opaque(&constant_list),
                              opaque(&function_list)};
   Any nothing;
-  if (call_function(as_function(compiled_[index].view()), lists, &nothing) != 0) {
+  if (ffi::call(as_function(compiled_[index].view()), lists, &nothing) != 0) {
     add_to_raised(concat(" (in ", quote(function.name), ")"));
     return -1;
   }
@@ -409,14 +409,14 @@ int VirtualMachine::call_instrumented(Frame& frame, const Instruction& instructi
   std::vector<TVMFFIAny> shown = {callee.view(), name.view(), ffi::of_bool(true), ffi::none()};
   shown.insert(shown.end(), frame.arguments.begin(), frame.arguments.end());
   FunctionObject* show = as_function(instrument.view());
-  if (call_function(show, shown, &seen) != 0) return -1;
+  if (ffi::call(show, shown, &seen) != 0) return -1;
   const TVMFFIAny& said = seen.view();
   if ((said.type_index == kTVMFFIInt || said.type_index == kTVMFFIBool) && said.v_int64 == 1)
     return 0;
   if (invoke(callee.view(), frame.arguments, result) != 0) return -1;
   shown[2] = ffi::of_bool(false);
   shown[3] = result->view();
-  return call_function(show, shown, &seen);
+  return ffi::call(show, shown, &seen);
 }
 
 // Runs the frames above `base`. Where it fails, they stay for explain().

@@ -226,7 +226,7 @@ int make_shader(Shader* shader, std::string_view name, TVMFFIAny* out) {
         ffi::make_string(shader->source, source.receive()) != 0)
       return -1;
     const TVMFFIAny arguments[] = {launch.view(), source.view()};
-    if (call_function(create.get(), arguments, &made) != 0) return -1;
+    if (ffi::call(create.get(), arguments, &made) != 0) return -1;
     if (made.view().type_index != kTVMFFIFunction)
       return ffi::raise_type(
           concat(kCreate, " returned ", ffi::type_key_of(made.view()), ", not a function"));
