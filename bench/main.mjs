@@ -11,6 +11,7 @@ import { expandFigures, expandText } from './expand.mjs';
 import { memoryFigures, memoryText } from './memory.mjs';
 import { fetchModel } from './model.mjs';
 import { table, throughput, throughputText, verdict } from './rounds.mjs';
+import { runtimeFigures, runtimeText } from './runtime.mjs';
 import { scriptFigures, wasmFigures } from './size.mjs';
 import { storeFigures, storeText } from './store.mjs';
 import { webgpuRuntimeFigures, webgpuRuntimeText } from './webgpu_runtime.mjs';
@@ -24,7 +25,7 @@ const HELP = `Usage: node bench/main.mjs [options]
   --budget BYTES    of the loads whose memory is measured (64MiB)
   --connections N   of the loads whose memory is measured (4)
   --rounds N        measured rounds, after one that warms up and checks (5)
-  --where LIST      of size, codecs, expand, dispatch, node, chromium, store, memory (all)
+  --where LIST      of size, codecs, expand, runtime, dispatch, node, chromium, store, memory (all)
   --only TEXT       only contestants whose name contains it; of the store, those and what they are compared with
   --servers N       processes of the server (1, or 4 where there are 8 processors)
   --package FOLDER  the built package (packages/sluice/dist)
@@ -40,6 +41,7 @@ const TARGET_BROTLI = 60_000;
 const TARGET_INSTANTIATE_MS = 10;
 /** A round of these takes milliseconds, so there are more of them. */
 const DISPATCH_ROUNDS = 4;
+const RUNTIME_ROUNDS = 10;
 
 const INCUMBENT = [
   { name: 'tvmjs 0.27 fetchTensorCache', contestant: 'fetchTensorCache' },
@@ -123,7 +125,10 @@ const { values: options } = parseArgs({
     size: { type: 'string', default: '256MiB' },
     sizes: { type: 'string', default: '' },
     rounds: { type: 'string', default: '5' },
-    where: { type: 'string', default: 'size,codecs,expand,dispatch,node,chromium,store,memory' },
+    where: {
+      type: 'string',
+      default: 'size,codecs,expand,runtime,dispatch,node,chromium,store,memory',
+    },
     only: { type: 'string', default: '' },
     servers: { type: 'string', default: cpus().length >= 8 ? '4' : '1' },
     budget: { type: 'string', default: '64MiB' },
@@ -234,6 +239,13 @@ try {
     figures.expand = await inBoth((host) => expandFigures({ ...task, host }));
     for (const [title, each] of Object.entries(figures.expand)) {
       texts.push(expandText(`${title}, from memory`, each));
+    }
+  }
+  if (where.has('runtime')) {
+    const task = { url: model.url, rounds: RUNTIME_ROUNDS * rounds, only: options.only };
+    figures.runtime = await inBoth((host) => runtimeFigures({ ...task, host }));
+    for (const [title, each] of Object.entries(figures.runtime)) {
+      texts.push(runtimeText(title, each));
     }
   }
   if (where.has('dispatch')) {

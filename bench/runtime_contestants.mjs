@@ -1,9 +1,12 @@
 // What a crossing between JavaScript and C++ costs, by sluice/runtime and by tvmjs's JavaScript, on one wasm module in
 // one thread: rounds of either in turn. Runs in Node and in a page.
 
-/** Milliseconds of a round, about. */
+/** Milliseconds of one side's round, about. */
 const ROUND_MS = 4;
-const CALLS = 64; // between two looks at the clock
+/** Between two looks at the clock. */
+const CALLS = 64;
+/** In which both are compiled. */
+const WARM_ROUNDS = 10;
 
 /**
  * Each case as a pair of functions that do the same thing once. tvmjs's shapes and scalars are made beforehand where it
@@ -66,17 +69,13 @@ function cases(runtime, tvm) {
   ];
 }
 
-const median = (values) => {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-};
-
 /**
- * Medians in nanoseconds a call: `[{name, ours, theirs}]`. `startup`: milliseconds to compile and instantiate.
- * @param {{createRuntime: Function, tvmjs: object, wasm: ArrayBuffer, rounds?: number}} environment
+ * Nanoseconds a call in each round: `[{name, ours, theirs}]`. `startup`: milliseconds to compile and instantiate, for each of so
+ * many times.
  */
-export async function runtimeFigures({ createRuntime, tvmjs, wasm, rounds = 25 }) {
+async function runtimeCalls({ dist, tvmjs }, { rounds }) {
+  const { createRuntime } = await dist.module('runtime/index.js');
+  const wasm = new Uint8Array(await dist.bytes('sluice_runtime.wasm')).buffer;
   const startup = [];
   for (let i = 0; i < rounds; i++) {
     const begin = performance.now();
@@ -84,42 +83,43 @@ export async function runtimeFigures({ createRuntime, tvmjs, wasm, rounds = 25 }
     startup.push(performance.now() - begin);
   }
   const runtime = await createRuntime({ wasm });
-  const tvm = await tvmjs.instantiate(wasm.slice(0), {});
-  const rows = [];
-  for (const { name, ours, theirs } of cases(runtime, tvm)) {
-    const scoped = {
-      ours(act) {
-        const scope = runtime.scope();
-        for (let i = 0; i < CALLS; i++) act();
-        scope.dispose();
-      },
-      theirs(act) {
-        tvm.beginScope();
-        for (let i = 0; i < CALLS; i++) act();
-        tvm.endScope();
-      },
-    };
-    const time = (side, act) => {
-      const begin = performance.now();
-      let calls = 0;
-      let now;
-      do {
-        scoped[side](act);
-        calls += CALLS;
-        now = performance.now();
-      } while (now - begin < ROUND_MS);
-      return ((now - begin) / calls) * 1e6;
-    };
-    const row = { ours: [], theirs: [] };
-    // The first rounds compile
-    for (let round = -10; round < rounds; round++) {
-      const order = round & 1 ? ['ours', 'theirs'] : ['theirs', 'ours'];
-      for (const side of order) {
-        const nanoseconds = time(side, side === 'ours' ? ours : theirs);
-        if (round >= 0) row[side].push(nanoseconds);
+  const tvm = await (await tvmjs()).instantiate(wasm, {});
+  const within = {
+    ours(act) {
+      const scope = runtime.scope();
+      for (let i = 0; i < CALLS; i++) act();
+      scope.dispose();
+    },
+    theirs(act) {
+      tvm.beginScope();
+      for (let i = 0; i < CALLS; i++) act();
+      tvm.endScope();
+    },
+  };
+  const nanoseconds = (side, act) => {
+    const begin = performance.now();
+    let calls = 0;
+    let now;
+    do {
+      within[side](act);
+      calls += CALLS;
+      now = performance.now();
+    } while (now - begin < ROUND_MS);
+    return ((now - begin) / calls) * 1e6;
+  };
+  const rows = cases(runtime, tvm).map(({ name, ...acts }) => {
+    const row = { name, ours: [], theirs: [] };
+    for (let round = -WARM_ROUNDS; round < rounds; round++) {
+      for (const side of round & 1 ? ['ours', 'theirs'] : ['theirs', 'ours']) {
+        const time = nanoseconds(side, acts[side]);
+        if (round >= 0) row[side].push(time);
       }
     }
-    rows.push({ name, ours: median(row.ours), theirs: median(row.theirs) });
-  }
-  return { startupMs: median(startup), rows };
+    return row;
+  });
+  runtime.dispose();
+  tvm.dispose();
+  return { figures: { startup, rows } };
 }
+
+export const RUNTIME_CONTESTANTS = { 'runtime calls': runtimeCalls };
