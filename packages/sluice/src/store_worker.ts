@@ -14,12 +14,11 @@ serveIo(
     postMessage(message, transfer = []) {
       scope.postMessage(message, transfer);
     },
-    onMessage(listener) {
+    listen(onMessage) {
       scope.addEventListener('message', ({ data }) => {
-        listener(data);
+        onMessage(data);
       });
     },
-    onFailure: () => undefined,
     hold: () => undefined,
     terminate: () => undefined,
   },

@@ -5,6 +5,7 @@ import { webLocks } from './locks.js';
 import { opfsRoot } from './opfs.js';
 import type { StorePlatform } from './platform.js';
 import type { Port } from './remote_io.js';
+import { WorkerPool } from './worker_pool.js';
 
 /** The store's root in the origin private file system, unless the caller names another. */
 export const DEFAULT_ROOT = 'sluice';
@@ -34,7 +35,7 @@ export async function browserPlatform(
     threads: !ownFiles ? 1 : navigator.hardwareConcurrency >= 8 ? 3 : 2,
     module,
     openRoot: () => Promise.resolve(folder),
-    startWorker,
+    workers,
     async free() {
       const { quota, usage } = await navigator.storage.estimate();
       return quota === undefined || usage === undefined ? undefined : Math.max(quota - usage, 0);
@@ -83,24 +84,25 @@ function canShare(root: string): Promise<boolean> {
   return known;
 }
 
+/** As many as one load has; of a page's loads mostly one is under way. */
+const workers = new WorkerPool(startWorker, 3);
+
 async function startWorker(): Promise<Port> {
   const worker = await startStoreWorker();
   return {
     postMessage(message, transfer = []) {
       worker.postMessage(message, transfer);
     },
-    onMessage(listener) {
-      worker.addEventListener('message', ({ data }: MessageEvent<unknown>) => {
-        listener(data);
-      });
-    },
-    onFailure(listener) {
-      worker.addEventListener('error', ({ message }) => {
-        listener(message || 'it could not be started');
-      });
-      worker.addEventListener('messageerror', () => {
-        listener('a message of it could not be read');
-      });
+    listen(onMessage, onFailure) {
+      worker.onmessage = ({ data }: MessageEvent<unknown>) => {
+        onMessage(data);
+      };
+      worker.onerror = ({ message }) => {
+        onFailure(message || 'it could not be started');
+      };
+      worker.onmessageerror = () => {
+        onFailure('a message of it could not be read');
+      };
     },
     hold: () => undefined, // a page waits for nobody
     terminate() {

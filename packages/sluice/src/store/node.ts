@@ -5,6 +5,7 @@ import { diskRoot } from './disk.js';
 import { diskLocks } from './disk_locks.js';
 import type { StorePlatform } from './platform.js';
 import type { Port } from './remote_io.js';
+import { WorkerPool } from './worker_pool.js';
 
 let compiled: Promise<WebAssembly.Module> | undefined;
 
@@ -29,13 +30,16 @@ export async function nodePlatform(directory: string): Promise<StorePlatform> {
     threads: availableParallelism() >= 8 ? 3 : 2,
     module: storeModule,
     openRoot: () => Promise.resolve(folder),
-    startWorker,
+    workers,
     async free() {
       const { bavail, bsize } = await statfs(directory);
       return bavail * bsize;
     },
   };
 }
+
+/** As many as one load has; of a program's loads mostly one is under way. */
+const workers = new WorkerPool(startWorker, 3);
 
 async function startWorker(): Promise<Port> {
   const worker = new Worker(new URL('./store_worker_node.js', import.meta.url));
@@ -45,15 +49,14 @@ async function startWorker(): Promise<Port> {
     postMessage(message, transfer = []) {
       worker.postMessage(message, transfer);
     },
-    onMessage(listener) {
-      worker.on('message', listener);
-    },
-    onFailure(listener) {
+    listen(onMessage, onFailure) {
+      for (const event of ['message', 'error', 'exit']) worker.removeAllListeners(event);
+      worker.on('message', onMessage);
       worker.on('error', (error) => {
-        listener(error instanceof Error ? error.message : String(error));
+        onFailure(error instanceof Error ? error.message : String(error));
       });
       worker.on('exit', (status) => {
-        listener(`it ended with status ${status}`);
+        onFailure(`it ended with status ${status}`);
       });
     },
     hold(waiting) {

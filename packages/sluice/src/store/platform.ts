@@ -1,6 +1,7 @@
 import type { StoreFolder } from './files.js';
 import type { Locks } from './locks.js';
-import type { Port, StorePlace } from './remote_io.js';
+import type { StorePlace } from './remote_io.js';
+import type { WorkerPool } from './worker_pool.js';
 
 /** What the store needs of where it runs: browser.ts and node.ts of this folder. */
 export interface StorePlatform {
@@ -15,8 +16,8 @@ export interface StorePlatform {
   /** The store's wasm, compiled once. */
   module(): Promise<WebAssembly.Module>;
   openRoot(): Promise<StoreFolder>;
-  /** A new worker that serves store operations. */
-  startWorker(): Promise<Port>;
+  /** Workers that serve store operations. */
+  readonly workers: WorkerPool;
   /** Bytes that can still be stored; undefined where that is not known. */
   free(): Promise<number | undefined>;
 }

@@ -11,9 +11,8 @@ export interface StorePlace {
 /** Where messages go and come from: a worker, or a worker's own scope. */
 export interface Port {
   postMessage(message: unknown, transfer?: ArrayBuffer[]): void;
-  onMessage(listener: (message: unknown) => void): void;
-  /** The other side failed as a whole. */
-  onFailure(listener: (reason: string) => void): void;
+  /** Tells of messages, and of a failure of the other side as a whole, from now on these alone. */
+  listen(onMessage: (message: unknown) => void, onFailure: (reason: string) => void): void;
   /** Whether an answer is awaited, for which a process that has nothing else to do must stay. */
   hold(waiting: boolean): void;
   /** Ends the other side; what it was doing is lost. */
@@ -51,20 +50,23 @@ export function serveIo(port: Port, openRoot: (place: StorePlace) => Promise<Sto
     return (local[method] as (...all: unknown[]) => Promise<unknown>).apply(local, args);
   }
 
-  port.onMessage((message) => {
-    const request = message as Request;
-    answer(request).then(
-      (value) => {
-        port.postMessage({ id: request.id, value } satisfies Answer, transferables(value));
-      },
-      (error: unknown) => {
-        port.postMessage({
-          id: request.id,
-          error: asSluiceError(error).toJSON(),
-        } satisfies Answer);
-      },
-    );
-  });
+  port.listen(
+    (message) => {
+      const request = message as Request;
+      answer(request).then(
+        (value) => {
+          port.postMessage({ id: request.id, value } satisfies Answer, transferables(value));
+        },
+        (error: unknown) => {
+          port.postMessage({
+            id: request.id,
+            error: asSluiceError(error).toJSON(),
+          } satisfies Answer);
+        },
+      );
+    },
+    () => undefined,
+  );
 }
 
 /** The folder of one model below the store's root, made where it is not there. */
@@ -77,6 +79,9 @@ export async function openModelFolder(
   return models.folder(folder, true);
 }
 
+/** Of all requests of this thread, since a worker serves one session after the other. */
+let nextId = 1;
+
 /** The operations in a worker. */
 export class RemoteIo implements StoreIo {
   /** The worker runs and has opened the folder. */
@@ -86,29 +91,36 @@ export class RemoteIo implements StoreIo {
     number,
     { resolve: (value: unknown) => void; reject: (error: unknown) => void }
   >();
-  #next = 1;
+  readonly #release: (port: Port) => void;
   #failed: SluiceError | undefined;
 
-  /** Opens a model's folder in a worker; what is asked meanwhile waits there, and fails where that fails. */
+  /**
+   * Opens a model's folder in a worker; what is asked meanwhile waits there, and fails where that fails. `release` takes
+   * the worker back once it has closed everything; one that failed is ended.
+   */
   constructor(
     started: Promise<Port>,
+    release: (port: Port) => void,
     module: WebAssembly.Module,
     place: StorePlace,
     folder: string,
   ) {
+    this.#release = release;
     this.#port = started.then((port) => {
-      port.onMessage((message) => {
-        this.#answered(message as Answer);
-      });
-      port.onFailure((reason) => {
-        this.#failedWorker(reason);
-      });
+      port.listen(
+        (message) => {
+          this.#answered(message as Answer);
+        },
+        (reason) => {
+          this.#failedWorker(reason);
+        },
+      );
       return port;
     });
     this.#port.catch((error: unknown) => {
       this.#failedWorker(asSluiceError(error).message);
     });
-    this.#ask({ id: this.#next++, open: { module, place, folder } }).then(
+    this.#ask({ id: nextId++, open: { module, place, folder } }).then(
       () => {
         this.ready = true;
       },
@@ -174,18 +186,24 @@ export class RemoteIo implements StoreIo {
 
   async close(): Promise<void> {
     // One that does not run yet has nothing open, and nobody waits for it to start
-    if (this.ready) await this.#ask({ id: this.#next++, close: true }).catch(() => undefined);
+    const closed =
+      this.ready &&
+      (await this.#ask({ id: nextId++, close: true }).then(
+        () => true,
+        () => false,
+      ));
     this.#fail(new SluiceError('aborted', 'the store was closed'));
     void this.#port.then(
       (port) => {
-        port.terminate();
+        if (closed) this.#release(port);
+        else port.terminate();
       },
       () => undefined,
     );
   }
 
   #call(method: Method, args: unknown[], transfer: ArrayBuffer[] = []): Promise<unknown> {
-    return this.#ask({ id: this.#next++, method, args }, transfer);
+    return this.#ask({ id: nextId++, method, args }, transfer);
   }
 
   #ask(request: Request, transfer: ArrayBuffer[] = []): Promise<unknown> {

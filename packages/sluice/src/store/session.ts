@@ -6,7 +6,7 @@ import type { StoreFolder, SyncFile } from './files.js';
 import { LocalIo, type StoreIo } from './io.js';
 import type { Release } from './locks.js';
 import type { StorePlatform } from './platform.js';
-import { openModelFolder, RemoteIo } from './remote_io.js';
+import { openModelFolder, RemoteIo, type Port } from './remote_io.js';
 import {
   StoreModule,
   type Run,
@@ -28,6 +28,8 @@ const REPAIR_BYTES = 2 * 2 ** 20;
 const USED_AGAIN_MS = 60 * 60 * 1000;
 /** Extents that are verified ahead of the one that is wanted. */
 const VERIFY_AHEAD = 6;
+/** Files that are opened before they are asked for: of most models the manifest and what two transfers begin with. */
+const OPENED_AHEAD = 3;
 
 /** What a load had of the store. */
 export interface StoreReport {
@@ -162,21 +164,29 @@ export class ModelSession {
     options: { poolBytes: number; signal?: AbortSignal | undefined },
   ): Promise<ModelSession> {
     const { signal } = options;
-    const compiled = await platform.module();
-    const module = await StoreModule.create(compiled);
-    const folderName = module.folderName(key);
-    const root = platform.place.root;
-    const releaseUse = await platform.locks.take(lockName(root, folderName, 'use'), 'shared', {
-      wait: true,
-      signal,
-    });
+    // They start while everything else is made ready
+    const workers = Array.from({ length: platform.sharedFiles ? platform.threads : 0 }, () =>
+      platform.workers.take(),
+    );
     const ios: StoreIo[] = [];
+    let releaseUse: Release | undefined;
     try {
+      const compiled = await platform.module();
+      const module = await StoreModule.create(compiled);
+      const folderName = module.folderName(key);
+      const root = platform.place.root;
+      releaseUse = await platform.locks.take(lockName(root, folderName, 'use'), 'shared', {
+        wait: true,
+        signal,
+      });
       const folder = await openModelFolder(() => platform.openRoot(), platform.place, folderName);
       const local = platform.ownFiles ? new LocalIo(folder, module) : undefined;
-      if (platform.sharedFiles && platform.threads > 0) {
-        for (let i = 0; i < platform.threads; i++) {
-          ios.push(new RemoteIo(platform.startWorker(), compiled, platform.place, folderName));
+      if (workers.length > 0) {
+        const release = (port: Port): void => {
+          platform.workers.give(port);
+        };
+        for (const port of workers.splice(0)) {
+          ios.push(new RemoteIo(port, release, compiled, platform.place, folderName));
         }
       } else if (local) {
         ios.push(local);
@@ -185,6 +195,10 @@ export class ModelSession {
       }
       const journal = await folder.peek(JOURNAL, MAX_JOURNAL_BYTES);
       const model = restore(module, key, journal).model;
+      // Opening a file takes longer than reading an extent of it
+      if (platform.sharedFiles)
+        for (const { index } of model.snapshot().files.slice(0, OPENED_AHEAD))
+          void local?.file(String(index)).catch(() => undefined);
       const { poolBytes } = options;
       return new ModelSession({
         platform,
@@ -201,6 +215,14 @@ export class ModelSession {
       });
     } catch (error) {
       for (const io of ios) void io.close();
+      for (const port of workers) {
+        port.then(
+          (unused) => {
+            platform.workers.give(unused);
+          },
+          () => undefined,
+        );
+      }
       await releaseUse?.();
       throw asSluiceError(error);
     }
@@ -536,14 +558,8 @@ export class ModelSession {
     }
     const ios = this.#verifiers();
     const wanted = this.#verifyOnce(path, run, ios);
-    let next = run.end;
     // This thread has better to do than to look ahead
-    for (let ahead = 0; ahead < VERIFY_AHEAD && ios[0] !== this.#local; ahead++) {
-      const following = this.find(path, next);
-      if (!following.stored) break;
-      void this.#verifyOnce(path, following, ios).catch(() => undefined);
-      next = following.end;
-    }
+    if (ios[0] !== this.#local) this.#verifyAhead(path, run.end, ios);
     try {
       if (await wanted) return true;
     } catch (error) {
@@ -560,6 +576,32 @@ export class ModelSession {
       this.#forget(path, run.begin, run.end);
     }
     return false;
+  }
+
+  /** Looks at the extents that come next, in this file and the one behind it. */
+  #verifyAhead(path: string, begin: number, ios: readonly StoreIo[]): void {
+    let file = path;
+    let next = begin;
+    for (let ahead = 0; ahead < VERIFY_AHEAD; ahead++) {
+      let following = this.find(file, next);
+      if (!following.stored && file === path) {
+        // Another transfer may have it already, or it is not wanted: then it was looked at for nothing
+        const behind = this.#fileBehind(path);
+        if (behind === undefined) return;
+        file = behind;
+        following = this.find(file, 0);
+      }
+      if (!following.stored) return;
+      void this.#verifyOnce(file, following, ios).catch(() => undefined);
+      next = following.end;
+    }
+  }
+
+  /** The file that was stored after this one, which is mostly the one that is loaded after it. */
+  #fileBehind(path: string): string | undefined {
+    const index = this.#files.get(path)?.index ?? Infinity;
+    const behind = this.snapshot().files.find((file) => file.index > index);
+    return behind?.path;
   }
 
   #cannotRead(error: unknown): void {

@@ -11,10 +11,9 @@ serveIo(
     postMessage(message, transfer = []) {
       port.postMessage(message, transfer);
     },
-    onMessage(listener) {
-      port.on('message', listener);
+    listen(onMessage) {
+      port.on('message', onMessage);
     },
-    onFailure: () => undefined,
     hold: () => undefined,
     terminate: () => undefined,
   },
