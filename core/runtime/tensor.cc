@@ -44,9 +44,10 @@ bool has_bits(uint8_t code, uint8_t bits) {
   }
 }
 
-// The first byte of a tensor of CPU memory
+// The first byte of a tensor of CPU memory, which may be null where it has none
 void* cpu_data(const DLTensor& tensor) {
-  return static_cast<char*>(tensor.data) + tensor.byte_offset;
+  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(tensor.data) +
+                                 static_cast<uintptr_t>(tensor.byte_offset));
 }
 
 DLTensor prototype_of(void* data, std::span<const int64_t> shape, DLDataType dtype,
@@ -241,13 +242,16 @@ bool cpu_bytes(const DLTensor& tensor, std::string_view function, MutableBytes* 
 
 void* cpu_elements(const DLTensor& tensor, DLDataType dtype, std::string_view function,
                    std::string_view what) {
+  // For no elements of a tensor without memory
+  alignas(kAlignment) static constinit char nothing[1] = {};
   MutableBytes bytes;
   if (!is_cpu(tensor.device) || !same_dtype(tensor.dtype, dtype)) {
     ffi::raise_type(concat(function, ": ", what, " must be ", dtype_name(dtype),
                            " on the CPU, not ", describe(tensor)));
     return nullptr;
   }
-  return cpu_bytes(tensor, function, &bytes) ? bytes.data() : nullptr;
+  if (!cpu_bytes(tensor, function, &bytes)) return nullptr;
+  return bytes.empty() ? static_cast<void*>(nothing) : bytes.data();
 }
 
 }  // namespace sluice::runtime

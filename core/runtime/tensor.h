@@ -60,8 +60,8 @@ Ref<TensorObject> view(TensorObject* source, std::span<const int64_t> shape, DLD
 // The bytes of a contiguous tensor on the CPU.
 [[nodiscard]] bool cpu_bytes(const DLTensor& tensor, std::string_view function, MutableBytes* out);
 
-// A contiguous tensor of exactly this dtype on the CPU, for functions that read its elements;
-// `what` names it. Null where it is something else.
+// The elements of a contiguous tensor of exactly this dtype on the CPU; `what` names it, as in
+// "logits". They may stand at any byte. Null where it is something else, never where it is empty.
 void* cpu_elements(const DLTensor& tensor, DLDataType dtype, std::string_view function,
                    std::string_view what);
 template <class T>

@@ -1,7 +1,11 @@
 // The functions for tensors that tvmjs's JS, hosts and compiled models call by name.
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <vector>
 
+#include "core/base/checked.h"
 #include "core/ffi/registry.h"
 #include "core/runtime/runtime.h"
 #include "core/runtime/tensor.h"
@@ -182,13 +186,28 @@ int decode_in_place(void* handle, const TVMFFIAny* values, int32_t count, TVMFFI
 // The elements of all arrays, one array after the other
 int concatenate_arrays(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIAny* result) {
   const Args args(handle, values, count);
-  std::vector<TVMFFIAny> items;
+  uint64_t size = 0;
   for (int32_t i = 0; i < count; ++i) {
     const auto* array = args.object<ArrayObject>(i, kTVMFFIArray);
     if (array == nullptr) return -1;
-    items.insert(items.end(), array->items(), array->items() + array->cell.size);
+    size += static_cast<uint64_t>(array->cell.size);
   }
-  auto made = ffi::make_array(items.data(), items.size());
+  struct Free {
+    void operator()(TVMFFIAny* items) const { std::free(items); }
+  };
+  // One more, so that none is not null
+  const auto nbytes = checked_mul(size + 1, sizeof(TVMFFIAny));
+  const std::unique_ptr<TVMFFIAny, Free> items(static_cast<TVMFFIAny*>(
+      nbytes && *nbytes <= SIZE_MAX ? std::malloc(static_cast<size_t>(*nbytes)) : nullptr));
+  if (items == nullptr)
+    return ffi::raise("MemoryError",
+                      concat(args.name(), ": no memory for an array of ", size, " elements"));
+  TVMFFIAny* next = items.get();
+  for (int32_t i = 0; i < count; ++i) {
+    const auto* array = args.object<ArrayObject>(i, kTVMFFIArray);
+    next = std::copy_n(array->items(), array->cell.size, next);
+  }
+  auto made = ffi::make_array(items.get(), static_cast<size_t>(size));
   if (!made) return -1;
   *result = ffi::of_object(std::move(made));
   return 0;
