@@ -54,7 +54,13 @@ void Allocator::clear() {
 }
 
 // A buffer of `nbytes`, a multiple of kPage, or somewhat more
-Allocator::Buffer* Allocator::take(uint64_t nbytes) {
+Allocator::Buffer* Allocator::take(uint64_t nbytes, std::string_view function) {
+  const uint64_t used = held_ - unused_;
+  if (nbytes > limit_ - std::min(limit_, used)) {
+    ffi::raise("MemoryError", concat(function, ": ", nbytes, " bytes beside the ", used,
+                                     " in use are more than the limit of ", limit_));
+    return nullptr;
+  }
   const auto at = std::ranges::lower_bound(free_, nbytes, {}, &Buffer::nbytes);
   if (at != free_.end() && fits((*at)->nbytes, nbytes)) {
     Buffer* buffer = *at;
@@ -92,13 +98,13 @@ void Allocator::give_back(void* of) {
 }
 
 ffi::Ref<ffi::TensorObject> Allocator::make(std::span<const int64_t> shape, DLDataType dtype,
-                                            uint64_t nbytes) {
+                                            uint64_t nbytes, std::string_view function) {
   const auto rounded = checked_align_up(std::max<uint64_t>(nbytes, 1), kPage);
   if (!rounded) {
     ffi::raise_no_memory();
     return {};
   }
-  Buffer* buffer = take(*rounded);
+  Buffer* buffer = take(*rounded, function);
   if (buffer == nullptr) return {};
   // make_tensor() copies the shape
   const DLTensor prototype = {.data = buffer->data,
@@ -120,7 +126,7 @@ ffi::Ref<ffi::TensorObject> Allocator::allocate(uint64_t nbytes, std::string_vie
     return {};
   }
   const int64_t shape[] = {static_cast<int64_t>(nbytes)};
-  return make(shape, kByte, nbytes);
+  return make(shape, kByte, nbytes, function);
 }
 
 ffi::Ref<ffi::TensorObject> Allocator::empty(std::span<const int64_t> shape, DLDataType dtype,
@@ -129,7 +135,7 @@ ffi::Ref<ffi::TensorObject> Allocator::empty(std::span<const int64_t> shape, DLD
   if (!runtime::check_dtype(dtype, function) ||
       !runtime::shape_bytes(shape, dtype, function, &nbytes))
     return {};
-  return make(shape, dtype, nbytes);
+  return make(shape, dtype, nbytes, function);
 }
 
 }  // namespace sluice::vm

@@ -39,6 +39,8 @@ class Allocator {
   // Gives unused memory back to the device.
   void clear();
 
+  // allocate() fails where more than this would be in use.
+  void set_limit(uint64_t nbytes) { limit_ = nbytes; }
   uint64_t held_bytes() const { return held_; }  // from the device: in use and unused
   uint64_t unused_bytes() const { return unused_; }
 
@@ -51,16 +53,16 @@ class Allocator {
 
   Allocator(const runtime::DeviceApi* api, DLDevice device, AllocatorKind kind)
       : api_(api), device_(device), kind_(kind) {}
-  Buffer* take(uint64_t nbytes);
+  Buffer* take(uint64_t nbytes, std::string_view function);
   static void give_back(void* buffer);
   ffi::Ref<ffi::TensorObject> make(std::span<const int64_t> shape, DLDataType dtype,
-                                   uint64_t nbytes);
+                                   uint64_t nbytes, std::string_view function);
 
   const runtime::DeviceApi* api_;
   DLDevice device_;
   AllocatorKind kind_;
   std::vector<Buffer*> free_;  // by size
-  uint64_t held_ = 0, unused_ = 0;
+  uint64_t held_ = 0, unused_ = 0, limit_ = UINT64_MAX;
 };
 
 }  // namespace sluice::vm

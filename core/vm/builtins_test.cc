@@ -157,6 +157,19 @@ TEST_F(Builtins, StorageIsUsedAgain) {
   EXPECT_EQ(allocator->held_bytes() - before, 16384U);  // both are in use
 }
 
+TEST_F(Builtins, MemoryMayBeLimited) {
+  Allocator* allocator = machine.vm().allocators()[0];
+  allocator->clear();
+  allocator->set_limit(allocator->held_bytes() + 8192);
+  const Any half = storage({4000});
+  const Any shape = shape_of({4097});
+  expect_call_raises("vm.builtin.alloc_storage",
+                     {vm, shape.view(), of_int(0), of_dtype({kDLUInt, 8, 1}), of_text("")},
+                     "MemoryError", {"vm.builtin.alloc_storage: 8192 bytes beside the ", "in use"});
+  const Any rest = storage({4096});
+  allocator->set_limit(UINT64_MAX);
+}
+
 TEST_F(Builtins, ATensorKeepsItsStorage) {
   Any tensor;
   {
@@ -284,6 +297,12 @@ TEST_F(Builtins, CallsOfOtherFunctions) {
                      "ValueError", {"no global function 'test.no'"});
   expect_call_raises("vm.builtin.call_py_func", {none()}, "RuntimeError", {"cannot call Python"});
   expect_call_raises("vm.builtin.make_closure", {callee}, "TypeError", {"a closure"});
+  // Each call takes one argument off, and the next one stands in it
+  const ffi::Handle dynamic = ffi::global("vm.builtin.call_tir_dyn");
+  std::vector<TVMFFIAny> nested(1000, dynamic.any());
+  const Any nothing = shape_of({});
+  nested.push_back(nothing.view());
+  expect_call_raises("vm.builtin.call_tir_dyn", nested, "RecursionError", {"more than 128 calls"});
   expect_call_raises("vm.builtin.call_tir_dyn", {callee}, "TypeError", {"at least 2"});
   expect_call_raises("vm.builtin.invoke_closure", {vm}, "TypeError", {"at least 2"});
 }

@@ -38,9 +38,7 @@ int make_closure_of(void* handle, const TVMFFIAny* values, int32_t count, TVMFFI
   if (!expect_at_least(args, 1)) return -1;
   const ClosureObject* closure = as_closure(args.at(0));
   if (closure == nullptr) return args.wrong(0, "a closure");
-  auto function = bind_last(closure->function, some_of(args, 1, args.size()));
-  auto bound = function ? make_closure(ffi::text(closure->name.view()), std::move(function))
-                        : Ref<ClosureObject>();
+  auto bound = capture(*closure, ffi::text(closure->name.view()), some_of(args, 1, args.size()));
   if (!bound) return -1;
   *result = ffi::of_object(std::move(bound));
   return 0;
@@ -51,8 +49,10 @@ int invoke_closure(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIA
   const Args args(handle, values, count);
   VirtualMachine* machine =
       expect_at_least(args, 2) ? VirtualMachine::of(args.at(0), args.name()) : nullptr;
+  const NestedCall nested(args.name());
   Any out;
-  if (machine == nullptr || machine->invoke(args.at(1), some_of(args, 2, args.size()), &out) != 0)
+  if (machine == nullptr || !nested ||
+      machine->invoke(args.at(1), some_of(args, 2, args.size()), &out) != 0)
     return -1;
   return give(std::move(out), result);
 }
@@ -67,23 +67,25 @@ int call_tir_dyn(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIAny
   if (function == nullptr || !args.shape(args.size() - 1, &storage, &extents)) return -1;
   auto all = some_of(args, 1, args.size() - 1);
   for (const int64_t extent : extents) all.push_back(ffi::of_int(extent));
+  const NestedCall nested(args.name());
   Any out;
-  if (ffi::call(function, all, &out) != 0) return -1;
+  if (!nested || ffi::call(function, all, &out) != 0) return -1;
   return give(std::move(out), result);
 }
 
 // (none, name of a global function, where in the source, arguments…): calls it with the latter two
 int invoke_debug_func(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIAny* result) {
   const Args args(handle, values, count);
-  std::string_view name;
-  if (!expect_at_least(args, 3) || !args.string(1, &name)) return -1;
+  std::string_view name, line;
+  if (!expect_at_least(args, 3) || !args.string(1, &name) || !args.string(2, &line)) return -1;
   if (args.at(0).type_index != kTVMFFINone) return args.wrong(0, "none");
   const auto function = ffi::find_function(name);
   if (!function)
     return ffi::raise_value(concat(args.name(), ": there is no global function ", quote(name)));
   *result = ffi::none();
+  const NestedCall nested(args.name());
   Any nothing;
-  return ffi::call(function.get(), some_of(args, 2, args.size()), &nothing);
+  return !nested ? -1 : ffi::call(function.get(), some_of(args, 2, args.size()), &nothing);
 }
 
 int call_py_func(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIAny*) {

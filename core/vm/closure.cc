@@ -16,10 +16,14 @@ using ffi::Ref;
 void delete_closure(void* self, int flags) {
   auto* closure = static_cast<ClosureObject*>(self);
   if ((flags & kTVMFFIObjectDeleterFlagBitMaskStrong) != 0) {
-    // A bound argument may be a closure in turn, and so on
-    if (FunctionObject* function = closure->function.take()) ffi::release_nested(&function->header);
-    std::destroy_at(&closure->name);
+    // What is captured may be a closure in turn, and so on
+    for (Any& each : closure->captured) {
+      const TVMFFIAny value = each.take();
+      if (ffi::is_object(value.type_index)) ffi::release_nested(value.v_obj);
+    }
+    std::destroy_at(&closure->captured);
     std::destroy_at(&closure->function);
+    std::destroy_at(&closure->name);
   }
   if ((flags & kTVMFFIObjectDeleterFlagBitMaskWeak) != 0) ffi::free_object(self);
 }
@@ -35,33 +39,12 @@ int32_t closure_type() {
   return index;
 }
 
-struct Bound {
-  Ref<FunctionObject> function;
-  std::vector<Any> last;
-};
-
-int call_bound(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
-  const auto& bound = *static_cast<const Bound*>(self);
-  std::vector<TVMFFIAny> all(args, args + count);
-  for (const Any& each : bound.last) all.push_back(each.view());
-  Any out;
-  if (ffi::call(bound.function.get(), all, &out) != 0) return -1;
-  *result = out.take();
-  return 0;
-}
-
-void delete_bound(void* self) {
-  auto* bound = static_cast<Bound*>(self);
-  for (Any& each : bound->last) {
-    const TVMFFIAny value = each.take();
-    if (ffi::is_object(value.type_index)) ffi::release_nested(value.v_obj);
-  }
-  delete bound;
-}
+constinit thread_local uint32_t nested = 0;
 
 }  // namespace
 
-Ref<ClosureObject> make_closure(std::string_view name, Ref<FunctionObject> function) {
+Ref<ClosureObject> make_closure(std::string_view name, Ref<FunctionObject> function,
+                                std::vector<Any> captured) {
   const int32_t type = closure_type();
   if (type < 0) return {};
   Any text;
@@ -71,6 +54,7 @@ Ref<ClosureObject> make_closure(std::string_view name, Ref<FunctionObject> funct
   if (closure == nullptr) return {};
   std::construct_at(&closure->name, std::move(text));
   std::construct_at(&closure->function, std::move(function));
+  std::construct_at(&closure->captured, std::move(captured));
   return Ref<ClosureObject>::adopt(closure);
 }
 
@@ -82,15 +66,31 @@ ClosureObject* as_closure(const TVMFFIAny& value) {
   return reinterpret_cast<ClosureObject*>(value.v_obj);
 }
 
-Ref<FunctionObject> bind_last(Ref<FunctionObject> function, std::span<const TVMFFIAny> last) {
-  auto bound = std::make_unique<Bound>();
-  bound->function = std::move(function);
-  for (const TVMFFIAny& each : last) {
-    Any value;
-    if (ffi::own(each, value.receive()) != 0) return {};
-    bound->last.push_back(std::move(value));
+Ref<ClosureObject> capture(const ClosureObject& closure, std::string_view name,
+                           std::span<const TVMFFIAny> more) {
+  if (more.size() + closure.captured.size() > kMaxCaptured) {
+    ffi::raise_value(concat("the closure ", quote(name), " would capture ",
+                            more.size() + closure.captured.size(), " values, at most ",
+                            kMaxCaptured, " may be"));
+    return {};
   }
-  return ffi::make_function(bound.release(), call_bound, delete_bound);
+  std::vector<Any> captured(more.size());
+  for (size_t i = 0; i < more.size(); ++i)
+    if (ffi::own(more[i], captured[i].receive()) != 0) return {};
+  captured.insert(captured.end(), closure.captured.begin(), closure.captured.end());
+  return make_closure(name, closure.function, std::move(captured));
+}
+
+NestedCall::NestedCall(std::string_view function) : allowed_(nested < kMaxNested) {
+  if (allowed_)
+    ++nested;
+  else
+    ffi::raise("RecursionError", concat(function, ": more than ", kMaxNested,
+                                        " calls through closures or the host stand in each other"));
+}
+
+NestedCall::~NestedCall() {
+  if (allowed_) --nested;
 }
 
 }  // namespace sluice::vm

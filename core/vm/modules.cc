@@ -205,7 +205,7 @@ int machine_invoke_closure(MachineModule& module, const Args& args, TVMFFIAny* r
   return 0;
 }
 
-// What `ignore_result` calls, for save_function without include_return
+// The function of a closure that save_function made without its result; `self` is the real one
 int call_for_nothing(void* self, const TVMFFIAny* args, int32_t count, TVMFFIAny* result) {
   *result = ffi::none();
   Any out;
@@ -231,13 +231,16 @@ int machine_save_function(MachineModule& module, const Args& args, TVMFFIAny*) {
   if (owned_arguments(module, args, 3, &arguments) != 0 ||
       module.machine->find_closure(function->name, &closure) != 0)
     return -1;
-  auto bound = bind_last(as_closure(closure.view())->function, views_of(arguments));
-  if (bound && !returns)
-    bound = ffi::make_function(bound.take(), call_for_nothing,
-                               [](void* self) { ffi::release(static_cast<TVMFFIObject*>(self)); });
-  auto saved = bound ? make_closure(as, std::move(bound)) : Ref<ClosureObject>();
-  if (!saved) return -1;
-  return module.machine->saved.set(as, Any::adopt(of_object(std::move(saved))));
+  auto bound = capture(*as_closure(closure.view()), as, views_of(arguments));
+  if (bound && !returns) {
+    auto quiet = ffi::make_function(bound->function.take(), call_for_nothing, [](void* self) {
+      ffi::release(static_cast<TVMFFIObject*>(self));
+    });
+    if (!quiet) return -1;
+    bound->function = std::move(quiet);
+  }
+  if (!bound) return -1;
+  return module.machine->saved.set(as, Any::adopt(of_object(std::move(bound))));
 }
 
 int set_inputs(MachineModule& module, const Args& args, bool parameters_of_module) {

@@ -30,8 +30,13 @@ bool heap_argument(const Args& args, int32_t i, Heap* out) {
   if (args.at(i).type_index == kTVMFFINone) return true;
   const DLTensor* tensor = args.tensor(i);
   if (tensor == nullptr) return false;
-  out->data = runtime::cpu_elements<int64_t>(*tensor, kInt64, args.name(), "the heap of shapes");
-  if (out->data == nullptr) return false;
+  void* data = runtime::cpu_elements(*tensor, kInt64, args.name(), "the heap of shapes");
+  if (data == nullptr) return false;
+  if (reinterpret_cast<uintptr_t>(data) % alignof(int64_t) != 0) {
+    ffi::raise_value(concat(args.name(), ": the heap of shapes is not aligned"));
+    return false;
+  }
+  out->data = static_cast<int64_t*>(data);
   out->size = runtime::element_count(*tensor);
   return true;
 }

@@ -37,7 +37,7 @@ void add_to_raised(std::string_view more) {
   if (raised == nullptr) return;
   const auto error = Ref<ffi::ErrorObject>::adopt(static_cast<ffi::ErrorObject*>(raised));
   // Each of many nested calls would add to it
-  constexpr size_t kLong = 4096;
+  constexpr size_t kLong = 1024;
   if (error->cell.message.size > kLong) return TVMFFIErrorSetRaised(raised);
   raise(ffi::text(error->cell.kind), concat(ffi::text(error->cell.message), more));
 }
@@ -57,7 +57,7 @@ int tensor_to_device(ffi::TensorObject* tensor, Allocator* allocator, std::strin
 }
 
 // Arrays deeper than this are no arguments of models
-constexpr int kMaxArrayDepth = 64;
+constexpr int kMaxArrayDepth = 8;
 
 int value_to_device(const TVMFFIAny& value, Allocator* allocator, std::string_view function,
                     int depth, Any* out) {
@@ -239,11 +239,12 @@ int VirtualMachine::invoke(const TVMFFIAny& callee, std::span<const TVMFFIAny> a
   if (closure == nullptr)
     return ffi::raise_type(
         concat("the VM calls functions and closures, not ", ffi::type_key_of(callee)));
-  // The closure may be released while it runs
-  const auto function = closure->function;
-  std::vector<TVMFFIAny> with_machine = {as_argument()};
-  with_machine.insert(with_machine.end(), args.begin(), args.end());
-  return ffi::call(function.get(), with_machine, result);
+  // It may be released while it runs
+  const Any kept = Any::share(callee);
+  std::vector<TVMFFIAny> all = {as_argument()};
+  all.insert(all.end(), args.begin(), args.end());
+  for (const Any& each : closure->captured) all.push_back(each.view());
+  return ffi::call(closure->function.get(), all, result);
 }
 
 int VirtualMachine::run_function(uint32_t index, std::span<const TVMFFIAny> args, Any* result) {
@@ -259,11 +260,8 @@ int VirtualMachine::run_function(uint32_t index, std::span<const TVMFFIAny> args
     return ffi::raise_type(concat(function.name, "(", names, ") takes ", function.arguments,
                                   " arguments, not ", args.size()));
   }
-  if (nested_ == kMaxNested)
-    return raise("RecursionError",
-                 concat(function.name, ": more than ", kMaxNested,
-                        " calls of the VM through closures or the host stand in each other"));
-  ++nested_;
+  const NestedCall nested(function.name);
+  if (!nested) return -1;
   int status = 0;
   if (function.kind == FunctionKind::compiled) {
     status = run_compiled(index, args, result);
@@ -274,7 +272,6 @@ int VirtualMachine::run_function(uint32_t index, std::span<const TVMFFIAny> args
     if (status != 0) explain(base);
     while (depth_ > base) pop_frame();
   }
-  --nested_;
   return status;
 }
 

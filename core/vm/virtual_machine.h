@@ -21,11 +21,9 @@
 
 namespace sluice::vm {
 
-// Calls of bytecode functions that stand in each other at most; their registers together; and how
-// many of them may be calls through closures, compiled functions or the host, which take stack.
+// Calls of bytecode functions that stand in each other at most, and their registers together.
 inline constexpr size_t kMaxFrames = 4096;
 inline constexpr size_t kMaxLiveRegisters = size_t{1} << 22;
-inline constexpr uint32_t kMaxNested = 128;
 
 // What compiled functions get as their registers, constants and functions; they see it only through
 // the functions TVMBackendAnyList….
@@ -118,7 +116,6 @@ class VirtualMachine {
   std::vector<std::unique_ptr<Frame>> frames_;  // the first depth_ are in use
   size_t depth_ = 0;
   size_t live_registers_ = 0;
-  uint32_t nested_ = 0;
   uint64_t calls_left_ = UINT64_MAX;
 };
 

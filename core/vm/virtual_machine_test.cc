@@ -129,8 +129,7 @@ TEST_F(VirtualMachineTest, DepthIsLimited) {
   Machine machine(code.bytes());
   machine.expect_raises("forever", {}, "RecursionError",
                         {"forever: 4096 calls", "called by 4093 more"});
-  machine.expect_raises("nested", {}, "RecursionError",
-                        {"nested: more than 128 calls of the VM through closures"});
+  machine.expect_raises("nested", {}, "RecursionError", {"more than 128 calls through closures"});
   machine.expect_raises("wide", {}, "RecursionError", {"wide: 4 calls with 4194304 registers"});
 }
 
@@ -178,6 +177,40 @@ TEST_F(VirtualMachineTest, ClosuresKeepWhatTheyCapture) {
   machine.end();
   other.expect_raises("invoke_closure", {closure.view(), of_int(4)}, "ValueError",
                       {"called on another VM"});
+}
+
+// A closure of a closure of a closure … is called at once, and its captures are counted
+TEST_F(VirtualMachineTest, ClosuresOfClosuresStayFlat) {
+  const int64_t make = code.packed("vm.builtin.make_closure"), add = code.packed("test.sum");
+  const int64_t inner = code.function("inner", 3, 4, [&] {
+    code.call(3, add, {reg(0), reg(1), reg(2)});
+    code.ret(3);
+  });
+  code.function("more", 2, 3, [&] {
+    code.call(2, make, {reg(0), reg(1)});
+    code.ret(2);
+  });
+  code.function("same", 1, 2, [&] {
+    code.call(1, make, {reg(0)});
+    code.ret(1);
+  });
+  code.function("get", 0, 1, [&] {
+    code.call(0, make, {fn(inner)});
+    code.ret(0);
+  });
+  Machine machine(code.bytes());
+  Any closure = machine.call("get", {});
+  closure = machine.call("more", {closure.view(), of_int(100)});
+  closure = machine.call("more", {closure.view(), of_int(10)});
+  for (int i = 0; i < 100'000; ++i) closure = machine.call("same", {closure.view()});
+  EXPECT_EQ(machine.call("invoke_closure", {closure.view(), of_int(1)}).view().v_int64, 111);
+  Any result;
+  int status = 0;
+  for (size_t i = 2; status == 0 && i <= kMaxCaptured; ++i) {
+    status = machine.invoke("more", {closure.view(), of_int(0)}, &result);
+    if (status == 0) closure = result;
+  }
+  ffi::expect_raised(status, "ValueError", {"'inner' would capture 4097 values, at most 4096"});
 }
 
 TEST_F(VirtualMachineTest, AFunctionKeepsItsMachine) {
