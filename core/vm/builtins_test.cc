@@ -297,11 +297,11 @@ TEST_F(Builtins, CallsOfOtherFunctions) {
                      "ValueError", {"no global function 'test.no'"});
   expect_call_raises("vm.builtin.call_py_func", {none()}, "RuntimeError", {"cannot call Python"});
   expect_call_raises("vm.builtin.make_closure", {callee}, "TypeError", {"a closure"});
-  // Each call takes one argument off, and the next one stands in it
+  // Each call takes the first and the last argument off, and the next one stands in it
   const ffi::Handle dynamic = ffi::global("vm.builtin.call_tir_dyn");
-  std::vector<TVMFFIAny> nested(1000, dynamic.any());
   const Any nothing = shape_of({});
-  nested.push_back(nothing.view());
+  std::vector<TVMFFIAny> nested(1000, dynamic.any());
+  nested.resize(2000, nothing.view());
   expect_call_raises("vm.builtin.call_tir_dyn", nested, "RecursionError", {"more than 128 calls"});
   expect_call_raises("vm.builtin.call_tir_dyn", {callee}, "TypeError", {"at least 2"});
   expect_call_raises("vm.builtin.invoke_closure", {vm}, "TypeError", {"at least 2"});
