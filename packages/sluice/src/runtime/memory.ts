@@ -152,7 +152,8 @@ export class Memory {
         return length;
       }
     }
-    const { written } = encoder.encodeInto(text, u8.subarray(address));
+    // Not all that follows: Node writes nothing into an array of 2 GiB and more
+    const { written } = encoder.encodeInto(text, u8.subarray(address, address + 3 * length));
     u8[address + written] = 0;
     return written;
   }
