@@ -29,6 +29,7 @@ export interface DeviceMemory {
   copyBytesToBuffer(bytes: Uint8Array, to: number, toOffset: number): void;
   readBytes(from: number, fromOffset: number, nbytes: number): Promise<Uint8Array>;
   sync(): Promise<void>;
+  dispose(): void;
 }
 
 /** What a callback threw, while C++ holds the error that it became. */
@@ -392,6 +393,8 @@ export class Core {
 
   /** Ends all use. */
   dispose(): void {
+    this.gpu?.dispose();
+    this.gpu = undefined;
     this.#end ??= valueError('the runtime was disposed');
     this.#functions.length = 1;
     this.#freeFunctions.length = 0;

@@ -72,6 +72,15 @@ export function makeFunction(core: Core, handle: number, name?: string): Runtime
   return call as unknown as RuntimeFunction;
 }
 
+/** What a scope holds: an object, or a function. */
+export type Owned = RuntimeObject | RuntimeFunction;
+
+/** The object that a value is, or that stands behind a function; undefined for any other value. */
+export function objectOf(value: unknown): RuntimeObject | undefined {
+  if (value instanceof RuntimeObject) return value;
+  return typeof value === 'function' ? cellOf(value) : undefined;
+}
+
 /** The reference of a RuntimeFunction; undefined for any other function. */
 export function cellOf(value: object): FunctionCell | undefined {
   return (value as Partial<Callable>)[CELL];

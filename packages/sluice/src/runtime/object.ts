@@ -1,4 +1,4 @@
-import { ANY_BYTES, ARRAY_SIZE, OBJECT_BYTES, OBJECT_TYPE, SPAN_SIZE } from './abi.js';
+import { ANY_BYTES, ARRAY_SIZE, OBJECT_BYTES, OBJECT_TYPE, SPAN_SIZE, TypeIndex } from './abi.js';
 import type { Core } from './core.js';
 import { RuntimeError, typeError, valueError } from './errors.js';
 import type { RuntimeFunction } from './function.js';
@@ -19,7 +19,7 @@ export class RuntimeObject implements Disposable {
     this.#core = core;
     this.#handle = handle;
     this.#born = core.calls;
-    core.scopes.current?.add(this);
+    core.scopes.current?.hold(this);
   }
 
   /** The runtime that it belongs to. */
@@ -45,7 +45,7 @@ export class RuntimeObject implements Disposable {
   get typeIndex(): number {
     const { handle } = this;
     this.core.memory.check();
-    return this.core.memory.u32(handle + OBJECT_TYPE);
+    return this.borrowed ? TypeIndex.DL_TENSOR : this.core.memory.u32(handle + OBJECT_TYPE);
   }
 
   /** Whether this is only valid while a callback runs, and no object but a `DLTensor*`. */

@@ -2,9 +2,9 @@ import type { RuntimeExports } from './abi.js';
 import { writeArray } from './arguments.js';
 import { Core, importsOf } from './core.js';
 import { describe, RuntimeError, typeError } from './errors.js';
-import { cellOf, makeFunction, type RuntimeFunction } from './function.js';
-import { RuntimeArray, RuntimeModule, RuntimeObject } from './object.js';
-import type { Scope } from './scope.js';
+import { cellOf, makeFunction, objectOf, type Owned, type RuntimeFunction } from './function.js';
+import { RuntimeArray, RuntimeModule } from './object.js';
+import { checkMovable, type Scope } from './scope.js';
 import type { ShapeTuple } from './shapes.js';
 import type { Tensor } from './tensor.js';
 import {
@@ -29,9 +29,6 @@ export interface ScopeOptions {
   /** True for one that is the innermost only in its run(): for asynchronous code. */
   detached?: boolean;
 }
-
-/** What a scope holds: an object, or a function. */
-export type Owned = RuntimeObject | RuntimeFunction;
 
 /** One instance of the runtime's wasm module: functions, tensors and scopes. Made by createRuntime(). */
 export class Runtime implements Disposable {
@@ -246,8 +243,14 @@ export class Runtime implements Disposable {
   /** Takes an object out of the scope that holds it: from now on it is the caller's to dispose. */
   detach<T extends Owned>(object: T): T {
     const held = objectOf(object);
+    if (held) checkMovable(held);
     held?.scope?.remove(held);
     return object;
+  }
+
+  /** Waits until the GPU has done everything so far, and rejects with what failed. Without a GPU there is nothing to wait for. */
+  async sync(): Promise<void> {
+    await this.core.gpu?.sync();
   }
 
   /** Bytes of the wasm memory, which never shrinks. */
@@ -270,12 +273,6 @@ const CPU = new Device('cpu', 0);
 function checkDevice(device: Device): Device {
   if (device instanceof Device) return device;
   throw typeError(`a device is a Device, not ${describe(device)}`, "runtime.device('cpu')");
-}
-
-/** The object that a value is, or that stands behind a function. */
-function objectOf(value: unknown): RuntimeObject | undefined {
-  if (value instanceof RuntimeObject) return value;
-  return typeof value === 'function' ? cellOf(value) : undefined;
 }
 
 function moveOut(scope: Scope, value: unknown): void {

@@ -1,3 +1,5 @@
+import { describe, typeError, valueError } from './errors.js';
+import { objectOf, type Owned } from './function.js';
 import type { RuntimeObject } from './object.js';
 
 /** Which scope is the innermost. */
@@ -80,24 +82,33 @@ export class Scope implements Disposable {
   }
 
   /** Takes an object over from the scope that holds it, if any does. */
-  add<T extends RuntimeObject>(object: T): T {
-    object.scope?.remove(object);
-    if (this.#closed) {
-      object.dispose();
-    } else {
-      object.scope = this;
-      object.place = this.#objects.length;
-      this.#objects.push(object);
+  add<T extends Owned>(object: T): T {
+    const held = objectOf(object);
+    if (!held) throw typeError(`a scope holds objects of the runtime, not ${describe(object)}`);
+    if (held.scope) {
+      checkMovable(held);
+      held.scope.remove(held);
     }
+    if (this.#closed) held.dispose();
+    else this.hold(held);
     return object;
   }
 
   /** Gives an object to the scope around this one, or to the caller where there is none. */
-  moveOut<T extends RuntimeObject>(object: T): T {
+  moveOut<T extends Owned>(object: T): T {
     const outer = this.#outer();
-    if (outer) outer.add(object);
-    else object.scope?.remove(object);
+    if (outer) return outer.add(object);
+    const held = objectOf(object);
+    if (held) checkMovable(held);
+    held?.scope?.remove(held);
     return object;
+  }
+
+  /** Of the runtime alone: a new object. */
+  hold(object: RuntimeObject): void {
+    object.scope = this;
+    object.place = this.#objects.length;
+    this.#objects.push(object);
   }
 
   /** Lets go of an object, which is the caller's then. */
@@ -135,4 +146,12 @@ export class Scope implements Disposable {
     while (scope?.closed) scope = scope.parent;
     return scope;
   }
+}
+
+/** Throws where an object is valid only while a callback runs, whose scope must end it. */
+export function checkMovable(object: RuntimeObject): void {
+  if (!object.borrowed) return;
+  throw valueError('the tensor is valid only while the callback runs that was given it', {
+    hint: 'copy it: runtime.empty(…).set(tensor)',
+  });
 }

@@ -166,6 +166,27 @@ describe('callbacks', () => {
     assert.deepEqual([...result.bytes()], [1, 2]);
     result.dispose();
   });
+  test('are given a DLTensor, which is valid only while they run', () => {
+    using tensor = runtime.tensor([1, 2, 3, 4], [2, 2], 'int32');
+    // As compiled code passes tensors
+    const borrowed = new Tensor(runtime.core, tensor.handle + 24, { borrowed: true });
+    let given: Tensor | undefined;
+    call((value: Tensor) => {
+      given = value;
+      assert.deepEqual([value.shape, value.dtype], [[2, 2], 'int32']);
+      assert.deepEqual([...value.toArray()], [1, 2, 3, 4]);
+      value.set([5, 6, 7, 8]);
+      throws(() => runtime.detach(value), 'ValueError', 'only while the callback runs');
+      using scope = runtime.scope();
+      throws(() => scope.add(value), 'ValueError', 'only while the callback runs');
+      // And passed on as what it is
+      call((again: Tensor) => assert.deepEqual([...again.toArray()], [5, 6, 7, 8]), value);
+    }, borrowed);
+    assert.deepEqual([...tensor.toArray()], [5, 6, 7, 8]);
+    throws(() => given?.shape, 'ValueError', 'was disposed');
+    borrowed.dispose();
+    assert.equal(useCount(runtime, tensor), 1);
+  });
   test('that give a promise, or nothing that is a value', () => {
     const error = throws(() => call(async () => 1), 'TypeError', 'what a callback gave', 'Promise');
     assert.match(error.hint ?? '', /asynchronous/);

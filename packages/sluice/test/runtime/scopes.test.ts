@@ -71,7 +71,11 @@ describe('a scope', () => {
     const detached = runtime.detach(runtime.empty([1]));
     const out = scope.moveOut(runtime.empty([1]));
     const nop = runtime.detach(runtime.getFunction('testing.nop'));
+    const echo = scope.moveOut(runtime.getFunction('testing.echo'));
+    throws(() => scope.add({} as never), 'TypeError', 'a plain object');
     scope.dispose();
+    assert.equal(echo(1), 1);
+    echo.dispose();
     assert.deepEqual([detached.disposed, out.disposed, nop.disposed], [false, false, false]);
     using other = runtime.scope({ detached: true });
     other.add(detached);
