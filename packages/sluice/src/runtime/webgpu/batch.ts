@@ -6,6 +6,9 @@ import type { PassTimer } from './profile.js';
 /** Bytes of one batch's uniforms and small uploads. */
 export const ARENA_BYTES = 512 * 1024;
 
+/** Commands of one batch at most where few of them are dispatches. */
+const MOST_COMMANDS = 2048;
+
 /** Names of kernels that an error lists. */
 const NAMED = 4;
 
@@ -149,6 +152,11 @@ export class Batch {
     this.#destroy = [];
     for (const act of submitted) act();
     for (const buffer of destroy) buffer.destroy();
+  }
+
+  /** Submits what there is if it is much: for the end of a call that copies. */
+  relieve(): void {
+    if (this.#commands.length >= MOST_COMMANDS) this.flush();
   }
 
   /** Drops what was not submitted, and everything it holds. */

@@ -125,9 +125,15 @@ export class WebGPUDevice {
     return this.#table.add(buffer, nbytes).handle;
   }
 
-  /** Destroys a buffer, once the commands that use it are submitted. The handle is invalid at once. */
+  /**
+   * Destroys a buffer, once the commands that use it are submitted. The handle is invalid at once. Throws nothing when the
+   * device is gone: whoever holds a handle can always let go of it.
+   */
   free(handle: number): void {
-    const entry = this.#table.get(handle, 'freeing a GPU buffer');
+    const what = 'freeing a GPU buffer';
+    const gone = this.#errors.lifeline.error !== undefined;
+    const entry = gone ? this.#table.find(handle) : this.#table.get(handle, what);
+    if (entry === undefined) return;
     this.#table.remove(entry);
     this.#groups.drop(entry);
     if (this.#batch.uses(entry)) this.#batch.destroyAfter(entry.buffer);
@@ -234,6 +240,7 @@ export class WebGPUDevice {
     }
     source.batch = this.#batch.id;
     target.batch = this.#batch.id;
+    this.#batch.relieve();
   }
 
   /** A kernel of WGSL, compiled when the device gets to it. What is wrong with it is told by the next sync(). */
@@ -411,6 +418,7 @@ export class WebGPUDevice {
         const at = batch.stage(bytes);
         batch.copy(what, batch.arena, at, buffer, offset, roundUp(bytes.length));
         entry.batch = batch.id;
+        batch.relieve();
         return;
       }
       batch.flush();

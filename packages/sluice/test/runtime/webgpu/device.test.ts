@@ -290,6 +290,7 @@ describe('the WebGPU device', TIMEOUT, () => {
     call('deviceFreeDataSpace', a);
     assert.throws(() => call('deviceFreeDataSpace', a), failsWith('invalid_argument'));
     assert.throws(() => call('deviceFreeDataSpace'), failsWith('invalid_argument', 'NaN'));
+    assert.equal(call('deviceCopiesAnyByte'), 1);
     assert.throws(() => gpu.deviceAPI('deviceReset'), failsWith('invalid_argument', 'deviceReset'));
   });
 });
@@ -668,5 +669,6 @@ describe('what WebGPU tells later', TIMEOUT, () => {
     await assert.rejects(waiting, failsWith('aborted', 'disposed'));
     assert.throws(() => gpu.allocate(4), failsWith('aborted', 'disposed'));
     await assert.rejects(gpu.sync(), failsWith('aborted'));
+    gpu.free(a);
   });
 });

@@ -152,6 +152,14 @@ describe('the order of GPU commands', () => {
     assert.equal(submits.length, 2);
   });
 
+  test('copies do not collect without end', () => {
+    const { gpu, a, b, take } = start();
+    for (let i = 0; i < 5000; i++) gpu.copyWithinGPU(a, 0, b, 0, 16);
+    const events = take();
+    assert.equal(events.indexOf('submit'), 2048);
+    assert.equal(events.filter((event) => event === 'submit').length, 2);
+  });
+
   test('reads share a submit, are mapped after it, and stand for the wait', async () => {
     const { gpu, a, b, step, take, map } = start();
     step();
