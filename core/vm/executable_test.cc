@@ -28,9 +28,13 @@ Assembler good() {
   return out;
 }
 
-void refuse(const Assembler& assembler, std::initializer_list<std::string_view> named) {
+void refuse(const Assembler& assembler, const std::vector<std::string_view>& named) {
   Executable executable;
-  ffi::expect_raised(load_executable(assembler.bytes(), &executable), "ValueError", named);
+  EXPECT_NE(load_executable(assembler.bytes(), &executable), 0);
+  const ffi::Raised raised = ffi::take_raised();
+  EXPECT_EQ(raised.kind, "ValueError");
+  for (const std::string_view piece : named)
+    EXPECT_TRUE(raised.message.contains(piece)) << "'" << piece << "' not in: " << raised.message;
 }
 
 TEST(Executable, LoadsWhatTheCompilerWrites) {
@@ -122,7 +126,7 @@ TEST(Executable, CutAnywhereIsRefused) {
 struct Spoiled {
   const char* what;
   std::function<void(Assembler&)> spoil;
-  std::initializer_list<std::string_view> named;
+  std::vector<std::string_view> named;
 };
 
 TEST(Executable, BadOnesAreRefused) {
@@ -249,7 +253,7 @@ std::string tensor(uint64_t magic, int32_t device, int32_t ndim, std::vector<int
 
 TEST(Executable, BadTensorsAreRefused) {
   constexpr uint64_t kMagic = 0xDD5E40F096B4A13F;
-  const std::vector<std::pair<std::string, std::initializer_list<std::string_view>>> all = {
+  const std::vector<std::pair<std::string, std::vector<std::string_view>>> all = {
       {tensor(1, 1, 1, {2}, 8), {"constant 0", "do not begin as a tensor's do"}},
       {tensor(kMagic, 15, 1, {2}, 8), {"of device type 15"}},
       {tensor(kMagic, 1, -1, {2}, 8), {"a tensor of -1 dimensions"}},

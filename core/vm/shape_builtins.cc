@@ -195,7 +195,7 @@ int make_shape(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIAny* 
   Heap heap;
   int64_t size = 0;
   if (!heap_argument(args, 0, &heap) || !args.integer(1, &size)) return -1;
-  if (size < 0 || args.size() - kFirst != size * 2)
+  if (size < 0 || size > args.size() || args.size() - kFirst != size * 2)
     return ffi::raise_type(concat(args.name(), ": ", args.size(), " arguments, for ", size,
                                   " extents there must be ", kFirst, " and two for each"));
   int64_t* extents = nullptr;
