@@ -8,6 +8,8 @@ import { after, afterEach, before, beforeEach, describe, test } from 'node:test'
 
 import type * as Tvmjs from '@mlc-ai/web-runtime';
 
+import { nodeDevice } from '../sinks/node_gpu.js';
+
 const tvmjs = createRequire(import.meta.url)('@mlc-ai/web-runtime') as typeof Tvmjs;
 
 const wasm = new WebAssembly.Module(
@@ -485,6 +487,71 @@ describe('the tensor cache', () => {
     assert.deepEqual(tvm.tensorCacheGet('t')?.toArray(), Float32Array.of(6));
     tvm.tensorCacheRemove('t');
     assert.equal(tvm.tensorCacheGet('t'), undefined);
+  });
+});
+
+describe('WebGPU', () => {
+  let gpu: Tvmjs.Instance;
+  before(async () => {
+    gpu = new tvmjs.Instance(wasm, {});
+    gpu.initWebGPU(await nodeDevice());
+  });
+  beforeEach(() => gpu.beginScope());
+  afterEach(() => gpu.endScope());
+
+  /** The tensor's content, once the device has sent it. */
+  async function read(tensor: Tvmjs.Tensor): Promise<ArrayLike<number>> {
+    const copy = gpu.empty(tensor.shape, tensor.dtype, gpu.cpu()).copyFrom(tensor);
+    await gpu.webgpu().sync();
+    return copy.toArray();
+  }
+
+  test('tensors are copied both ways, within, and through views', async () => {
+    const device = gpu.webgpu();
+    const whole = gpu.empty([2, 3], 'float32', device).copyFrom([1, 2, 3, 4, 5, 6]);
+    assert.equal(String(whole.device), 'webgpu:0');
+    const other = gpu.empty([6], 'float32', device).copyFrom(whole);
+    assert.deepEqual(await read(other), Float32Array.of(1, 2, 3, 4, 5, 6));
+    const view = gpu.getGlobalFunc('runtime.TVMTensorCreateView') as unknown as Packed;
+    const part = (offset: number): Tvmjs.Tensor =>
+      view(whole, gpu.makeShapeTuple([2]), 'float32', gpu.scalar(offset, 'int')) as Tvmjs.Tensor;
+    assert.deepEqual(await read(part(8)), Float32Array.of(3, 4));
+    // Within one buffer, where the ranges overlap
+    part(4).copyFrom(part(0));
+    assert.deepEqual(await read(whole), Float32Array.of(1, 1, 2, 4, 5, 6));
+    const cpu = gpu.empty([2], 'float32').copyFrom([8, 9]);
+    part(16).copyFrom(cpu);
+    assert.deepEqual(await read(whole), Float32Array.of(1, 1, 2, 4, 8, 9));
+  });
+
+  test('sizes that are no multiple of 4 are exact, and what would touch others is refused', async () => {
+    const device = gpu.webgpu();
+    const cpu = gpu.empty([7], 'uint8').copyFrom([1, 2, 3, 4, 5, 6, 7]);
+    const whole = gpu.empty([7], 'uint8', device).copyFrom(cpu);
+    assert.deepEqual(await read(whole), Uint8Array.of(1, 2, 3, 4, 5, 6, 7));
+    const view = gpu.getGlobalFunc('runtime.TVMTensorCreateView') as unknown as Packed;
+    const first = view(
+      whole,
+      gpu.makeShapeTuple([3]),
+      'uint8',
+      gpu.scalar(0, 'int'),
+    ) as Tvmjs.Tensor;
+    const three = gpu.empty([3], 'uint8').copyFrom([9, 9, 9]);
+    assert.throws(() => first.copyFrom(three), /3 bytes at byte 0.*multiples of 4/);
+    assert.deepEqual(await read(first), Uint8Array.of(1, 2, 3));
+  });
+
+  test('embeddings one after the other, and errors that say what is wrong', async () => {
+    const device = gpu.webgpu();
+    const all = gpu.concatEmbeddings([
+      gpu.empty([1, 2], 'float32', device).copyFrom([1, 2]),
+      gpu.empty([2, 2], 'float32', device).copyFrom([3, 4, 5, 6]),
+    ]);
+    assert.deepEqual(await read(all), Float32Array.of(1, 2, 3, 4, 5, 6));
+    assert.throws(
+      () => gpu.applySoftmaxWithTemperature(all, 1),
+      /float32 on the CPU, not float32\[3, 2\] on webgpu:0/,
+    );
   });
 });
 
