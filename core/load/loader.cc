@@ -44,13 +44,16 @@ Status Loader::start() {
   SLUICE_ASSIGN(grant_,
                 budget_.take(plan_.shares.total(options_.slot_copies, options_.copied_slots),
                              "staging and transfers"));
-  state_ = State::allocating;
   for (uint32_t b = 0; b < plan_.buffers.size(); ++b) {
     emit({.op = Op::allocate, .target = b, .nbytes = plan_.buffers[b].nbytes});
     buffer_state_[b] = 1;
     ++buffers_pending_;
   }
-  if (buffers_pending_ == 0) begin_streaming();
+  state_ = State::streaming;
+  // Bytes may gather in slots while the device makes the buffers, which takes a while where there
+  // are many; without slots they have nowhere to go before
+  if (options_.staged) dispatch();
+  if (buffers_pending_ == 0) all_allocated();
   return {};
 }
 
@@ -77,7 +80,9 @@ void Loader::allocated(uint32_t buffer) {
   buffer_state_[buffer] = 2;
   --buffers_pending_;
   if (state_ == State::failing) return settle();
-  if (buffers_pending_ == 0) begin_streaming();
+  for (uint32_t slot = 0; slot < slots_.size(); ++slot)
+    if (slots_[slot].waiting) upload(slot);
+  if (buffers_pending_ == 0) all_allocated();
 }
 
 void Loader::allocation_failed(uint32_t buffer, Error error) {
@@ -89,11 +94,11 @@ void Loader::allocation_failed(uint32_t buffer, Error error) {
   fail(std::move(error));
 }
 
-void Loader::begin_streaming() {
-  state_ = State::streaming;
+void Loader::all_allocated() {
   for (uint32_t t = 0; t < plan_.placements.size(); ++t)
-    if (plan_.placements[t].buffer != kNoBuffer && tensor_missing_[t] == 0) tensor_bytes_done(t, 0);
-  dispatch();
+    if (plan_.placements[t].buffer != kNoBuffer && plan_.placements[t].nbytes == 0)
+      tensor_bytes_done(t, 0);
+  if (!options_.staged) dispatch();
   check_end();
 }
 
@@ -482,7 +487,7 @@ bool Loader::ensure_slot(Stream& stream) {
   if (!options_.staged || stream.slot != kNone) return true;
   for (uint32_t i = 0; i < slots_.size(); ++i) {
     Slot& slot = slots_[i];
-    if (slot.filling || slot.uploading) continue;
+    if (slot.filling || slot.waiting || slot.uploading) continue;
     slot.filling = true;
     slot.used = 0;
     slot.pieces.clear();
@@ -534,7 +539,15 @@ void Loader::submit_slot(Stream& stream) {
   const uint32_t index = std::exchange(stream.slot, kNone);
   Slot& slot = slots_[index];
   slot.filling = false;
-  if (slot.used == 0) return;
+  if (slot.used > 0) upload(index);
+}
+
+// Sends a full slot on its way, or has it wait for its buffers.
+void Loader::upload(uint32_t index) {
+  Slot& slot = slots_[index];
+  slot.waiting = std::ranges::any_of(
+      slot.pieces, [&](const UploadPiece& piece) { return buffer_state_[piece.buffer] != 2; });
+  if (slot.waiting) return;
   slot.uploading = true;
   ++uploads_pending_;
   emit({.op = Op::upload, .target = index});
@@ -618,7 +631,8 @@ void Loader::tensor_bytes_done(uint32_t t, uint64_t nbytes) {
 // ---------------------------------------------------------------------------------------
 
 void Loader::check_end() {
-  if (state_ != State::streaming || segments_done_ != plan_.segments.size() || uploads_pending_ > 0)
+  if (state_ != State::streaming || segments_done_ != plan_.segments.size() ||
+      buffers_pending_ > 0 || uploads_pending_ > 0)
     return;
   state_ = State::flushing;
   flush_pending_ = true;

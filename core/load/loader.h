@@ -163,7 +163,7 @@ class Loader {
   const Plan& plan() const { return plan_; }
 
  private:
-  enum class State : uint8_t { created, allocating, streaming, flushing, failing, done, failed };
+  enum class State : uint8_t { created, streaming, flushing, failing, done, failed };
   enum class StreamState : uint8_t { idle, opening, open, reading, draining, stalled, waiting };
   enum class Ranges : uint8_t { unknown, yes, no };
 
@@ -185,6 +185,7 @@ class Loader {
   };
   struct Slot {
     bool filling = false;
+    bool waiting = false;  // full, and not all of its buffers are there
     bool uploading = false;
     uint64_t used = 0;
     std::vector<UploadPiece> pieces;
@@ -200,7 +201,7 @@ class Loader {
   Stream* find(uint32_t id);
   uint32_t new_id(const Stream& stream);
   void emit(Command command) { commands_.push_back(command); }
-  void begin_streaming();
+  void all_allocated();
   void dispatch();
   uint32_t next_segment(uint32_t stream);
   void take_segment(uint32_t stream, uint32_t segment);
@@ -215,6 +216,7 @@ class Loader {
   void append_piece(Stream& stream, uint32_t tensor, uint64_t output_offset, uint64_t nbytes);
   void pad_output(Stream& stream);
   void submit_slot(Stream& stream);
+  void upload(uint32_t slot);
   void resume_stalled();
   void tensor_bytes_done(uint32_t tensor, uint64_t nbytes);
   void retry(Stream& stream, Error error, bool retryable, uint64_t retry_after_ms);

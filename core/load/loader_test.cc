@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "core/load/simulated_host.h"
 #include "core/load/simulated_model.h"
@@ -197,6 +199,40 @@ TEST(Loader, StreamsBlocksToTheDeviceThroughSmallSlots) {
       ASSERT_FALSE(result.outcome.error);
       EXPECT_EQ(check_buffers(model, result.plan, result.outcome.buffers, true), "");
     }
+  }
+}
+
+TEST(Loader, BytesGatherInSlotsWhileBuffersAreMade) {
+  const SimulatedModel model = one_tensor(3 * 4096);
+  for (const bool staged : {true, false}) {
+    const PlanOptions options{.budget_bytes = 1 << 20, .staged = staged, .max_slot_bytes = 4096};
+    const auto plan = make_plan(model.manifest, options);
+    ASSERT_TRUE(plan) << to_string(plan.error());
+    Loader loader(model.manifest, *plan, options);
+    ASSERT_TRUE(loader.start());
+    std::vector<Command> commands;
+    const auto poll = [&] {
+      commands.clear();
+      for (Command command; loader.poll(command);) commands.push_back(command);
+      return commands;
+    };
+    const auto count = [&](Op op) { return std::ranges::count(commands, op, &Command::op); };
+    poll();
+    EXPECT_EQ(count(Op::allocate), 1);
+    // Without slots there is nowhere to put a byte yet
+    ASSERT_EQ(count(Op::open), staged ? 1 : 0);
+    if (!staged) continue;
+    const uint32_t stream = std::ranges::find(commands, Op::open, &Command::op)->stream;
+    loader.opened(stream, 0, true, 3 * 4096);
+    poll();
+    loader.chunk(stream, 2 * 4096);
+    poll();
+    EXPECT_EQ(count(Op::copy), 2);
+    EXPECT_EQ(count(Op::upload), 0) << "there is no buffer yet";
+    loader.allocated(0);
+    poll();
+    EXPECT_EQ(count(Op::upload), 2);
+    EXPECT_FALSE(loader.error());
   }
 }
 
