@@ -43,13 +43,16 @@ void Allocator::clear_all() {
   for (Allocator* each : *allocators) each->clear();
 }
 
+void Allocator::release(Buffer* buffer) {
+  api_->free(buffer->data);
+  held_ -= buffer->nbytes;
+  delete buffer;
+}
+
 void Allocator::clear() {
-  for (Buffer* buffer : free_) {
-    api_->free(buffer->data);
-    held_ -= buffer->nbytes;
-    delete buffer;
-  }
-  free_.clear();
+  for (const SizeClass& each : classes_)
+    for (Buffer* buffer : each.unused) release(buffer);
+  classes_.clear();
   unused_ = 0;
 }
 
@@ -61,16 +64,17 @@ Allocator::Buffer* Allocator::take(uint64_t nbytes, std::string_view function) {
                                      " in use are more than the limit of ", limit_));
     return nullptr;
   }
-  const auto at = std::ranges::lower_bound(free_, nbytes, {}, &Buffer::nbytes);
-  if (at != free_.end() && fits((*at)->nbytes, nbytes)) {
-    Buffer* buffer = *at;
-    free_.erase(at);
+  for (auto at = std::ranges::lower_bound(classes_, nbytes, {}, &SizeClass::nbytes);
+       at != classes_.end() && fits(at->nbytes, nbytes); ++at) {
+    if (at->unused.empty()) continue;
+    Buffer* buffer = at->unused.back();
+    at->unused.pop_back();
     unused_ -= buffer->nbytes;
     return buffer;
   }
   void* data = nullptr;
   if (api_->allocate(nbytes, &data) != 0) {
-    if (free_.empty()) return nullptr;
+    if (unused_ == 0) return nullptr;
     // The second try may do with what is unused here
     TVMFFIObjectHandle error = nullptr;
     TVMFFIErrorMoveFromRaised(&error);
@@ -82,19 +86,20 @@ Allocator::Buffer* Allocator::take(uint64_t nbytes, std::string_view function) {
   return new Buffer{this, data, nbytes};
 }
 
+void Allocator::put_away(Buffer* buffer) {
+  auto at = std::ranges::lower_bound(classes_, buffer->nbytes, {}, &SizeClass::nbytes);
+  if (at == classes_.end() || at->nbytes != buffer->nbytes)
+    at = classes_.insert(at, {buffer->nbytes, {}});
+  at->unused.push_back(buffer);
+  unused_ += buffer->nbytes;
+}
+
 void Allocator::give_back(void* of) {
   auto* buffer = static_cast<Buffer*>(of);
-  Allocator* self = buffer->owner;
-  if (self->kind_ == AllocatorKind::naive) {
-    self->api_->free(buffer->data);
-    self->held_ -= buffer->nbytes;
-    delete buffer;
-    return;
-  }
-  // Behind those of its size, and so taken first: what was used last is in the cache
-  self->free_.insert(std::ranges::lower_bound(self->free_, buffer->nbytes, {}, &Buffer::nbytes),
-                     buffer);
-  self->unused_ += buffer->nbytes;
+  if (buffer->owner->kind_ == AllocatorKind::naive)
+    buffer->owner->release(buffer);
+  else
+    buffer->owner->put_away(buffer);
 }
 
 ffi::Ref<ffi::TensorObject> Allocator::make(std::span<const int64_t> shape, DLDataType dtype,

@@ -55,13 +55,20 @@ class Allocator {
       : api_(api), device_(device), kind_(kind) {}
   Buffer* take(uint64_t nbytes, std::string_view function);
   static void give_back(void* buffer);
+  void put_away(Buffer* buffer);
+  void release(Buffer* buffer);
   ffi::Ref<ffi::TensorObject> make(std::span<const int64_t> shape, DLDataType dtype,
                                    uint64_t nbytes, std::string_view function);
 
   const runtime::DeviceApi* api_;
   DLDevice device_;
   AllocatorKind kind_;
-  std::vector<Buffer*> free_;  // by size
+  // Unused buffers of one size, the last used at the end
+  struct SizeClass {
+    uint64_t nbytes;
+    std::vector<Buffer*> unused;
+  };
+  std::vector<SizeClass> classes_;  // by size
   uint64_t held_ = 0, unused_ = 0, limit_ = UINT64_MAX;
 };
 

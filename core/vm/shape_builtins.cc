@@ -72,9 +72,10 @@ int mismatch(const Args& args, std::string_view kind, std::string_view context,
 
 enum class Match : int64_t { equal_number = 0, store = 1, anything = 2, equal_stored = 3 };
 
-// Holds `value` to what arguments `code` and `code` + 1 say.
+// Holds `value` to what arguments `code_at` and `code_at` + 1 say; it is extent `extent` of a
+// shape, or the value itself where that is negative.
 int match_one(const Args& args, int32_t code_at, int64_t value, const Heap& heap,
-              std::string_view context, std::string_view what) {
+              std::string_view context, int32_t extent) {
   int64_t code = 0, expected = 0;
   if (!args.integer(code_at, &code)) return -1;
   switch (static_cast<Match>(code)) {
@@ -99,6 +100,7 @@ int match_one(const Args& args, int32_t code_at, int64_t value, const Heap& heap
       return ffi::raise_value(concat(args.name(), ": the unknown code ", code));
   }
   if (value == expected) return 0;
+  const std::string what = extent < 0 ? std::string("the value") : concat("shape[", extent, "]");
   return mismatch(args, "ValueError", context,
                   concat(what, " is ", value, ", and must be ", expected));
 }
@@ -113,7 +115,7 @@ int match_prim_value(void* handle, const TVMFFIAny* values, int32_t count, TVMFF
       !context_argument(args, 4, &context))
     return -1;
   *result = ffi::none();
-  return match_one(args, 2, value, heap, context, "the value");
+  return match_one(args, 2, value, heap, context, -1);
 }
 
 // The extents of a tensor or shape
@@ -153,8 +155,7 @@ int match_shape(void* handle, const TVMFFIAny* values, int32_t count, TVMFFIAny*
     return mismatch(args, "ValueError", context,
                     concat("there are ", extents.size(), " dimensions, and must be ", size));
   for (int32_t i = 0; i < size; ++i)
-    if (match_one(args, kFirst + i * 2, extents[static_cast<size_t>(i)], heap, context,
-                  concat("shape[", i, "]")) != 0)
+    if (match_one(args, kFirst + i * 2, extents[static_cast<size_t>(i)], heap, context, i) != 0)
       return -1;
   return 0;
 }
