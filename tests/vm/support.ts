@@ -26,9 +26,14 @@ after(() => {
   rmSync(folder, { recursive: true });
 });
 
+export interface TensorValue {
+  dtype: string;
+  shape: number[];
+  data: number[];
+}
+
 /** A value as it stands in the fixtures' JSON. */
-export type Value =
-  { dtype: string; shape: number[]; data: number[] } | { shape: number[] } | Value[];
+export type Value = TensorValue | { shape: number[] } | Value[];
 
 export interface Call {
   function: string;
@@ -54,10 +59,14 @@ export async function linkObjects(
   return output;
 }
 
-/** The fixture as a module, linked without wasm-opt, which takes the most time and changes nothing. */
-export async function link(name: string): Promise<WebAssembly.Module> {
+/** The fixture, linked without wasm-opt, which takes the most time and changes nothing. */
+export async function linkedBytes(name: string): Promise<Buffer<ArrayBuffer>> {
   const objects = [join(FIXTURES, `${name}.o`), join(FIXTURES, `${name}.lib.o`)];
-  return WebAssembly.compile(readFileSync(await linkObjects(name, objects, '--no-optimize')));
+  return readFileSync(await linkObjects(name, objects, '--no-optimize'));
+}
+
+export async function link(name: string): Promise<WebAssembly.Module> {
+  return WebAssembly.compile(await linkedBytes(name));
 }
 
 export function instantiate(module: WebAssembly.Module): Instance {
@@ -108,7 +117,37 @@ function elements(tensor: Tensor, dtype: string): number[] {
   return Array.from(new ARRAYS[dtype as keyof typeof ARRAYS](bytes));
 }
 
-/** Holds a result to what it must be, floats to within 1e-5 relative. */
+/** Holds what drive() gave to what it must be. */
+export function expectSame(actual: Value | undefined, expected: Value, where: string): void {
+  if (Array.isArray(expected)) {
+    assert.ok(Array.isArray(actual), where);
+    assert.equal(actual.length, expected.length, where);
+    for (const [i, each] of expected.entries()) expectSame(actual[i], each, `${where}[${i}]`);
+    return;
+  }
+  assert.ok(actual !== undefined && !Array.isArray(actual), where);
+  assert.deepEqual(actual.shape, expected.shape, where);
+  if (!('dtype' in expected)) return;
+  assert.ok('dtype' in actual, where);
+  assert.equal(actual.dtype, expected.dtype, where);
+  const { data } = actual;
+  expectClose(actual.dtype === 'float16' ? data.map(halfToNumber) : data, expected, where);
+}
+
+/** Floats to within 1e-5 relative, everything else as it is. */
+function expectClose(got: readonly number[], expected: TensorValue, where: string): void {
+  assert.equal(got.length, expected.data.length, where);
+  const close = expected.dtype.startsWith('float') ? 1e-5 : 0;
+  for (const [i, number] of expected.data.map(Number).entries()) {
+    const difference = Math.abs((got[i] ?? NaN) - number);
+    assert.ok(
+      difference <= close * Math.max(1, Math.abs(number)),
+      `${where}: element ${i} is ${got[i]}, and must be ${number}`,
+    );
+  }
+}
+
+/** Holds a result of tvmjs's JS to what it must be. */
 export async function expectValue(
   tvm: Instance,
   actual: unknown,
@@ -137,16 +176,7 @@ export async function expectValue(
     tensor = tvm.empty(actual.shape, actual.dtype, tvm.cpu()).copyFrom(actual);
     await actual.device.sync();
   }
-  const got = elements(tensor, dtype);
-  assert.equal(got.length, expected.data.length, where);
-  const close = expected.dtype.startsWith('float') ? 1e-5 : 0;
-  for (const [i, number] of expected.data.map(Number).entries()) {
-    const difference = Math.abs((got[i] ?? NaN) - number);
-    assert.ok(
-      difference <= close * Math.max(1, Math.abs(number)),
-      `${where}: element ${i} is ${got[i]}, and must be ${number}`,
-    );
-  }
+  expectClose(elements(tensor, dtype), expected, where);
 }
 
 /** The message of what a function throws; tvmjs throws errors of C++ as Error. */
