@@ -23,11 +23,11 @@ ABI_GENERATOR := build/native/hosts/wasm/$(ABI_GENERATOR_TARGET)
 PACKAGE := packages/sluice
 ABI_TS := $(PACKAGE)/src/generated/abi.ts
 
-.PHONY: help setup build native asan wasm abi package model reference run demo test lint format bench fuzz faults clean
+.PHONY: help setup build native asan wasm abi package model smollm2 reference run demo test lint format bench fuzz faults clean
 
 help: ## Say what there is
 	@printf 'Targets of make:\n'
-	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z0-9]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 12
 
 setup: ## Install what the project needs (Debian packages, Node, npm packages), once
 	@tools/setup.sh
@@ -63,6 +63,12 @@ build: native package ## Build everything: the native command, the loader's wasm
 
 model: | setup
 	@tools/fetch_model.sh
+
+# SMOLLM2=float32 makes the one alone
+smollm2: model build/native/build.ninja build/wasm/build.ninja ## Compile SmolLM2 with TVM, link it with the runtime, pack its weights: build/smollm2/web
+	@cmake --build --preset native -j $(JOBS) --target sluice
+	@cmake --build --preset wasm -j $(JOBS) --target sluice_model
+	@models/smollm2/build.sh $(SMOLLM2)
 
 # Of the native build only the command is needed, not the tests
 run: package model ## Load a real model into headless Chromium's WebGPU, check every tensor, report
@@ -103,4 +109,5 @@ faults: package ## Repeat the local store's faults many times (FAULTS='--seed 1 
 
 clean: ## Remove what was built; Node and the downloaded model stay
 	rm -rf build/native build/asan build/wasm build/fuzz build/lint build/test
+	rm -rf build/smollm2/objects build/smollm2/web
 	rm -rf $(PACKAGE)/dist $(PACKAGE)/src/generated
