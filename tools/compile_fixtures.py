@@ -191,6 +191,31 @@ class Control:
         return y
 
 
+@I.ir_module
+class Half:
+    """16-bit floats."""
+
+    @R.function
+    def dense(
+        x: R.Tensor(("n", "k"), "float16"),
+        w: R.Tensor(("k", 8), "float16"),
+        b: R.Tensor((8,), "float16"),
+    ) -> R.Tensor(("n", 8), "float16"):
+        with R.dataflow():
+            y = R.matmul(x, w)
+            z = R.add(y, b)
+            R.output(z)
+        return z
+
+    @R.function
+    def widen(x: R.Tensor(("n",), "float16")) -> R.Tensor(("n",), "float32"):
+        with R.dataflow():
+            y = R.astype(x, "float32")
+            z = R.multiply(y, y)
+            R.output(z)
+        return z
+
+
 # ---- Calls and what comes out ----
 
 
@@ -277,6 +302,22 @@ def control_calls():
     ]
 
 
+def half_calls():
+    random = np.random.default_rng(2)
+
+    def normal(*shape):
+        return (np.round(random.standard_normal(shape) * 16) / 16).astype("float16")
+
+    calls = []
+    for n, k in ((1, 4), (5, 24)):
+        x, w, b = normal(n, k), normal(k, 8), normal(8)
+        wide = x.astype("float64") @ w.astype("float64") + b
+        calls.append(call("dense", (x, w, b), wide.astype("float16")))
+    x = normal(9)
+    calls.append(call("widen", (x,), x.astype("float32") ** 2))
+    return calls
+
+
 # ---- Compiling ----
 
 
@@ -312,6 +353,8 @@ def main() -> None:
     compile_fixture("basic_cpu", Basic, WASM)
     compile_fixture("basic_webgpu", Basic, {"kind": "webgpu"})
     compile_fixture("basic_compiled", Basic, WASM, exec_mode="compiled")
+    write_calls("half", half_calls())
+    compile_fixture("half_cpu", Half, WASM)
     compile_fixture("control_cpu", relax.transform.LambdaLift()(Control), WASM)
     versions = {
         "apache-tvm": tvm.__version__,

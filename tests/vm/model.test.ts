@@ -60,6 +60,11 @@ describe('elementwise functions, matmul with dynamic shapes, a branch', () => {
     });
 });
 
+test('half_cpu', async () => {
+  const { tvm, call } = start(await link('half_cpu'));
+  await expectCalls(tvm, 'half', call);
+});
+
 describe('control_cpu', async () => {
   const module = await link('control_cpu');
 
