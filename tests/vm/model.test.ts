@@ -9,8 +9,10 @@ import { type Tensor } from '@mlc-ai/web-runtime';
 import {
   calls,
   expectValue,
+  exportNames,
   instantiate,
   link,
+  linkedBytes,
   linkObjects,
   messageOf,
   Scalar,
@@ -60,8 +62,13 @@ describe('elementwise functions, matmul with dynamic shapes, a branch', () => {
     });
 });
 
-test('half_cpu', async () => {
-  const { tvm, call } = start(await link('half_cpu'));
+test('half_cpu, optimized: it has the exports of the runtime, and no other imports', async () => {
+  const module = await WebAssembly.compile(await linkedBytes('half_cpu', true));
+  const imports = WebAssembly.Module.imports(module).map((each) => `${each.module}.${each.name}`);
+  assert.deepEqual(imports, ['env.TVMFFIWasmSafeCall', 'env.TVMFFIWasmFunctionDeleter']);
+  const exports = WebAssembly.Module.exports(module).map(({ name }) => name);
+  assert.deepEqual(exports.sort(), exportNames());
+  const { tvm, call } = start(module);
   await expectCalls(tvm, 'half', call);
 });
 

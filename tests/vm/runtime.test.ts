@@ -1,5 +1,7 @@
 // Compiled models, linked with the runtime and driven by sluice/runtime, in Node.
+import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { createRuntime, type RuntimeModule } from 'sluice/runtime';
 import { nodeDevice } from '../../packages/sluice/test/sinks/node_gpu.js';
 import { startServer, type TestServer } from '../../packages/sluice/test/support/server.js';
 import { drive } from './drive.js';
@@ -34,4 +36,23 @@ describe('compiled models under sluice/runtime', () => {
       for (const [i, { result }] of request.calls.entries())
         expectSame(results[i], result, `call ${i}, ${request.calls[i]?.function}`);
     });
+
+  test('memory does not grow from call to call', async () => {
+    const runtime = await createRuntime({ wasm: `${server.origin}/basic_cpu.wasm` });
+    const scope = runtime.scope({ detached: true });
+    const chain = scope.run(() => {
+      const vm = runtime.systemLibrary().getFunction('vm_load_executable')() as RuntimeModule;
+      vm.getFunction('vm_initialization')(1, 0, 2);
+      return vm.getFunction('chain');
+    });
+    const [x, w] = scope.run(() => [runtime.empty([64, 8]), runtime.empty([8, 8])]);
+    const repeat = (count: number): void => {
+      for (let i = 0; i < count; i++) runtime.withScope(() => void chain(x, w));
+    };
+    repeat(10);
+    const before = runtime.memoryBytes;
+    repeat(5000);
+    assert.equal(runtime.memoryBytes, before);
+    runtime.dispose();
+  });
 });

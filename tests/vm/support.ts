@@ -46,6 +46,13 @@ export function calls(name: string): Call[] {
   return (JSON.parse(text) as { calls: Call[] }).calls;
 }
 
+/** What a linked model exports, sorted: the reviewed list of the runtime's module. */
+export function exportNames(): string[] {
+  const text = readFileSync(join(ROOT, 'hosts/wasm/runtime_exports.txt'), 'utf8');
+  const listed = text.split('\n').filter((line) => line !== '' && !line.startsWith('#'));
+  return [...listed, '_initialize', 'memory'].sort();
+}
+
 /** Runs tools/link_model.py; rejects with what it printed. */
 export async function linkObjects(
   name: string,
@@ -59,10 +66,10 @@ export async function linkObjects(
   return output;
 }
 
-/** The fixture, linked without wasm-opt, which takes the most time and changes nothing. */
-export async function linkedBytes(name: string): Promise<Buffer<ArrayBuffer>> {
+/** The fixture, linked; without wasm-opt, which takes the most time, unless it is to be `optimized`. */
+export async function linkedBytes(name: string, optimized = false): Promise<Buffer<ArrayBuffer>> {
   const objects = [join(FIXTURES, `${name}.o`), join(FIXTURES, `${name}.lib.o`)];
-  return readFileSync(await linkObjects(name, objects, '--no-optimize'));
+  return readFileSync(await linkObjects(name, objects, ...(optimized ? [] : ['--no-optimize'])));
 }
 
 export async function link(name: string): Promise<WebAssembly.Module> {
