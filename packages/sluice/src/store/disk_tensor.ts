@@ -4,7 +4,7 @@ import type { ManifestTensor, ModelManifest } from '../wasm/loader_module.js';
 import type { FileRange } from './fetch_ranges.js';
 import type { ModelSession } from './session.js';
 
-/** Bytes of rows that are kept in memory, of all tensors of a model together. */
+/** Bytes of rows that are kept in memory, of each tensor. */
 const CACHE_BYTES = 4 * 2 ** 20;
 
 /** Where gathered rows go instead of into an array of their own. */
@@ -49,18 +49,19 @@ function rowBytesOf({ name, shape, storedBytes }: ManifestTensor): number {
 /** The rows of one model's tensors on disk, through one session, which close() ends. */
 export class DiskRows {
   readonly #session: ModelSession;
-  readonly #cache: RowCache;
+  readonly #cacheBytes: number;
   #closed = false;
 
   constructor(session: ModelSession, cacheBytes: number = CACHE_BYTES) {
     this.#session = session;
-    this.#cache = new RowCache(cacheBytes);
+    this.#cacheBytes = cacheBytes;
   }
 
   tensor(manifest: ModelManifest, entry: ManifestTensor): DiskTensor {
     const { name, shape, storedBytes: nbytes } = entry;
     const range = tensorRange(manifest, entry);
     const rowBytes = rowBytesOf(entry);
+    const cache = new RowCache(rowBytes, Math.min(this.#cacheBytes, nbytes));
     return {
       location: 'disk',
       name,
@@ -71,7 +72,7 @@ export class DiskRows {
       gatherRows: async (rows, target) => {
         checkRows(name, rows, shape[0] ?? 0);
         checkTarget(name, rows.length * rowBytes, target);
-        const bytes = await this.#gather(name, range, rowBytes, rows);
+        const bytes = await this.#gather(name, range, rowBytes, rows, cache);
         if (!target) return bytes;
         target.device.queue.writeBuffer(target.buffer, target.offset ?? 0, bytes);
         return new Uint8Array();
@@ -89,6 +90,7 @@ export class DiskRows {
     { path, begin }: FileRange,
     rowBytes: number,
     rows: ArrayLike<number>,
+    cache: RowCache,
   ): Promise<Uint8Array<ArrayBuffer>> {
     if (this.#closed) {
       throw new SluiceError('aborted', `tensor "${name}": its model was destroyed`, {
@@ -98,50 +100,59 @@ export class DiskRows {
     const gathered = new Uint8Array(rows.length * rowBytes);
     const missing: number[] = [];
     for (let i = 0; i < rows.length; i++) {
-      const kept = this.#cache.get(`${name}\n${rows[i] ?? 0}`);
+      const kept = cache.get(rows[i] ?? 0);
       if (kept) gathered.set(kept, i * rowBytes);
       else missing.push(i);
     }
     if (missing.length === 0) return gathered;
     const wanted = Uint32Array.from(missing, (i) => rows[i] ?? 0);
     const read = await this.#session.rows(path, begin, rowBytes, wanted);
+    const all = missing.length === rows.length;
     missing.forEach((i, k) => {
       const row = read.subarray(k * rowBytes, (k + 1) * rowBytes);
-      gathered.set(row, i * rowBytes);
-      this.#cache.put(`${name}\n${rows[i] ?? 0}`, row);
+      if (!all) gathered.set(row, i * rowBytes);
+      cache.put(rows[i] ?? 0, row);
     });
-    return gathered;
+    return all ? read : gathered;
   }
 }
 
-/** The rows that were read last. */
+/** The rows of one tensor that were used last, in one piece of memory. */
 class RowCache {
+  readonly #rowBytes: number;
   readonly #limit: number;
-  readonly #rows = new Map<string, Uint8Array>();
-  #nbytes = 0;
+  #memory: Uint8Array | undefined;
+  /** Which place in memory a row has, the one not used for longest first. */
+  readonly #places = new Map<number, number>();
 
-  constructor(limit: number) {
-    this.#limit = limit;
+  /** Keeps at most `nbytes` bytes, which are taken at the first row. */
+  constructor(rowBytes: number, nbytes: number) {
+    this.#rowBytes = rowBytes;
+    this.#limit = rowBytes === 0 ? 0 : Math.floor(nbytes / rowBytes);
   }
 
-  get(key: string): Uint8Array | undefined {
-    const row = this.#rows.get(key);
-    if (!row) return undefined;
-    // A Map gives its keys in the order of insertion: the first is the one not used for longest
-    this.#rows.delete(key);
-    this.#rows.set(key, row);
-    return row;
+  /** The row's bytes, which stay so until the next put(). */
+  get(row: number): Uint8Array | undefined {
+    const place = this.#places.get(row);
+    if (place === undefined) return undefined;
+    // A Map gives its keys in the order of insertion
+    this.#places.delete(row);
+    this.#places.set(row, place);
+    return this.#memory?.subarray(place * this.#rowBytes, (place + 1) * this.#rowBytes);
   }
 
-  put(key: string, row: Uint8Array): void {
-    if (row.byteLength > this.#limit || this.#rows.has(key)) return;
-    this.#rows.set(key, row.slice());
-    this.#nbytes += row.byteLength;
-    for (const [oldest, { byteLength }] of this.#rows) {
-      if (this.#nbytes <= this.#limit) break;
-      this.#rows.delete(oldest);
-      this.#nbytes -= byteLength;
+  put(row: number, bytes: Uint8Array): void {
+    if (this.#limit === 0 || this.#places.has(row)) return;
+    this.#memory ??= new Uint8Array(this.#limit * this.#rowBytes);
+    let place = this.#places.size;
+    if (place === this.#limit) {
+      const [oldest] = this.#places;
+      if (!oldest) return;
+      place = oldest[1];
+      this.#places.delete(oldest[0]);
     }
+    this.#memory.set(bytes, place * this.#rowBytes);
+    this.#places.set(row, place);
   }
 }
 
