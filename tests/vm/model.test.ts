@@ -117,6 +117,24 @@ describe('control_cpu', async () => {
     await expectCalls(tvm, 'control', call);
   });
 
+  test('JS and the VM that call each other without end are an error, and the VM works on', async () => {
+    const { tvm, call } = start(module);
+    const x = toArgument(tvm, F32([2], [1, 2]), tvm.cpu());
+    let depth = 0;
+    const again = (): unknown => {
+      depth += 1;
+      return vm.getFunction('missing')(x) as unknown;
+    };
+    tvm.registerFunc('sluice.test.twice', again, true);
+    const vm = tvm.createVirtualMachine(tvm.cpu());
+    assert.match(
+      messageOf(() => vm.getFunction('missing')(x) as unknown),
+      /RecursionError: missing: more than 128 calls through closures or the host stand in each other/,
+    );
+    assert.equal(depth, 128);
+    await expectCalls(tvm, 'control', call);
+  });
+
   test('stateful calls', async () => {
     const { tvm, vm } = start(module);
     const call = (name: string, ...values: unknown[]): unknown => vm.getFunction(name)(...values);
