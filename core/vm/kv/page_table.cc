@@ -337,9 +337,10 @@ int PageTable::append(std::span<const Append> appends, std::string_view function
   for (size_t i = 0; i < appends.size(); ++i) {
     if (all[i].dropped == 0) continue;
     Block& last = at(appends[i].sequence->last_block);
-    const auto first = last.pages.begin() + all[i].first_dropped;
-    free_pages_.insert(free_pages_.end(), first, first + all[i].dropped);
-    last.pages.erase(first, first + all[i].dropped);
+    const auto first = last.pages.begin() + static_cast<ptrdiff_t>(all[i].first_dropped);
+    const auto end = first + static_cast<ptrdiff_t>(all[i].dropped);
+    free_pages_.insert(free_pages_.end(), first, end);
+    last.pages.erase(first, end);
   }
   for (size_t i = 0; i < appends.size(); ++i) {
     Block& last = at(appends[i].sequence->last_block);
