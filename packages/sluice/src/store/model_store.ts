@@ -2,7 +2,8 @@ import { SluiceError } from '../errors.js';
 import { readError } from '../sources/blob.js';
 import type { StoreFolder } from './files.js';
 import type { StorePlatform } from './platform.js';
-import { JOURNAL, lockName, MAX_JOURNAL_BYTES, ModelSession } from './session.js';
+import { lockName } from './model_locks.js';
+import { JOURNAL, MAX_JOURNAL_BYTES, ModelSession } from './session.js';
 import { StoreModule, type StoredModelInfo } from './store_module.js';
 import { aborted } from '../util/abort.js';
 

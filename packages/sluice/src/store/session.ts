@@ -1,10 +1,11 @@
 import { asSluiceError, SluiceError } from '../errors.js';
 import type { StoredBytes, Validators } from '../sources/source.js';
 import { BlockPool } from './block_pool.js';
+import { ExtentVerifier } from './extent_verifier.js';
 import { EXTENT_BYTES, ExtentWriter } from './extent_writer.js';
 import type { StoreFolder, SyncFile } from './files.js';
 import { LocalIo, type StoreIo } from './io.js';
-import type { Release } from './locks.js';
+import { ModelLocks } from './model_locks.js';
 import type { StorePlatform } from './platform.js';
 import { openModelFolder, RemoteIo, type Port } from './remote_io.js';
 import {
@@ -26,8 +27,6 @@ const NO_VALIDATORS: Validators = { etag: '', lastModified: '' };
 const REPAIR_BYTES = 2 * 2 ** 20;
 /** A model is noted as used again after so long. */
 const USED_AGAIN_MS = 60 * 60 * 1000;
-/** Extents that are verified ahead of the one that is wanted. */
-const VERIFY_AHEAD = 6;
 /** Files that are opened before they are asked for: of most models the manifest and what two transfers begin with. */
 const OPENED_AHEAD = 3;
 
@@ -50,14 +49,6 @@ export interface FileChecksum {
   digest: string;
 }
 
-/**
- * Names of the locks of one model. 'use' is shared by everybody, so that nobody removes the model; 'write' is held by
- * the one who fetches. 'read' is shared by who takes bytes, and held by the one who writes others in their place.
- */
-export function lockName(root: string, folder: string, what: 'use' | 'read' | 'write'): string {
-  return `sluice/${root}/${folder}/${what}`;
-}
-
 /** A checksum, and the file as it was when it was looked at. */
 type FileCheck = FileChecksum & { readonly info: StoredFileInfo };
 
@@ -74,13 +65,12 @@ interface OpenFile {
  */
 export class ModelSession {
   readonly report: StoreReport = { readBytes: 0, storedBytes: 0, damagedBytes: 0 };
-  readonly #platform: StorePlatform;
   readonly #module: StoreModule;
   readonly #key: string;
-  readonly #folderName: string;
   readonly #folder: StoreFolder;
   /** Ends what waits for a lock: the caller's signal, or close(). */
-  readonly #giveUp = new AbortController();
+  readonly #giveUp: AbortController;
+  readonly #locks: ModelLocks;
   readonly #ios: StoreIo[];
   readonly #local: LocalIo | undefined;
   readonly #pool: BlockPool;
@@ -92,18 +82,13 @@ export class ModelSession {
   readonly #validated = new Set<string>();
   /** What the source says that the SHA-256 of files is. */
   readonly #promised = new Map<string, string>();
-  readonly #verified = new Map<string, Promise<boolean>>();
+  readonly #verifier: ExtentVerifier;
   /** What files were held to in this load, and are. */
   readonly #checks: FileCheck[] = [];
   readonly #sized = new Map<string, Promise<void>>();
   readonly #pending = new Set<Promise<void>>();
   readonly #writers = new Set<ExtentWriter>();
   #nextWriter = 1;
-  #nextVerifier = 0;
-  readonly #releaseUse: Release | undefined;
-  /** The lock 'read', shared unless #alone. */
-  #reading: Promise<Release | undefined> | undefined;
-  #alone: Promise<boolean> | undefined;
   /** What is written may take the place of what others read. */
   #overwrites = false;
   /** Sizes that nobody had told and the end of a body has shown; true only if the load ends well. */
@@ -113,7 +98,6 @@ export class ModelSession {
   readonly #damaged = new Set<string>();
   /** Extents that are written and not committed yet. */
   readonly #arriving = new Set<{ path: string; begin: number; end: number; done: Promise<void> }>();
-  #releaseWrite: Release | undefined;
   #becomingWriter: Promise<boolean> | undefined;
   #journalEnd = 0;
   #appending: Promise<void> | undefined;
@@ -121,36 +105,34 @@ export class ModelSession {
   #closed: Promise<void> | undefined;
 
   private constructor(parts: {
-    platform: StorePlatform;
     module: StoreModule;
     key: string;
-    folderName: string;
     folder: StoreFolder;
-    signal: AbortSignal | undefined;
+    giveUp: AbortController;
+    locks: ModelLocks;
     ios: StoreIo[];
     local: LocalIo | undefined;
     model: StoredModel;
     poolBytes: number;
-    releaseUse: Release | undefined;
   }) {
-    this.#platform = parts.platform;
     this.#module = parts.module;
     this.#key = parts.key;
-    this.#folderName = parts.folderName;
     this.#folder = parts.folder;
-    const { signal } = parts;
-    const giveUp = (): void => {
-      this.#giveUp.abort(signal?.reason);
-    };
-    if (signal?.aborted) giveUp();
-    else signal?.addEventListener('abort', giveUp, { once: true, signal: this.#giveUp.signal });
+    this.#giveUp = parts.giveUp;
+    this.#locks = parts.locks;
     this.#ios = parts.ios;
     this.#local = parts.local;
     this.#model = parts.model;
     this.#pool = new BlockPool(parts.poolBytes, () => {
       for (const writer of this.#writers) writer.spill();
     });
-    this.#releaseUse = parts.releaseUse;
+    this.#verifier = new ExtentVerifier({
+      ios: parts.ios,
+      local: parts.local,
+      find: (path, offset) => this.find(path, offset),
+      nameOf: (path) => this.#files.get(path)?.name ?? '',
+      behind: (path) => this.#fileBehind(path),
+    });
     this.#loaded = this.#learn();
   }
 
@@ -169,16 +151,19 @@ export class ModelSession {
       platform.workers.take(),
     );
     const ios: StoreIo[] = [];
-    let releaseUse: Release | undefined;
+    const giveUp = new AbortController();
+    const onAbort = (): void => {
+      giveUp.abort(signal?.reason);
+    };
+    if (signal?.aborted) onAbort();
+    else signal?.addEventListener('abort', onAbort, { once: true, signal: giveUp.signal });
+    let locks: ModelLocks | undefined;
     try {
       const compiled = await platform.module();
       const module = await StoreModule.create(compiled);
       const folderName = module.folderName(key);
-      const root = platform.place.root;
-      releaseUse = await platform.locks.take(lockName(root, folderName, 'use'), 'shared', {
-        wait: true,
-        signal,
-      });
+      locks = new ModelLocks(platform.locks, platform.place.root, folderName, giveUp.signal);
+      await locks.use();
       const folder = await openModelFolder(() => platform.openRoot(), platform.place, folderName);
       const local = platform.ownFiles ? new LocalIo(folder, module) : undefined;
       if (workers.length > 0) {
@@ -201,17 +186,15 @@ export class ModelSession {
           void local?.file(String(index)).catch(() => undefined);
       const { poolBytes } = options;
       return new ModelSession({
-        platform,
         module,
         key,
-        folderName,
         folder,
-        signal,
+        giveUp,
+        locks,
         ios,
         local,
         model,
         poolBytes,
-        releaseUse,
       });
     } catch (error) {
       for (const io of ios) void io.close();
@@ -223,7 +206,7 @@ export class ModelSession {
           () => undefined,
         );
       }
-      await releaseUse?.();
+      await locks?.release();
       throw asSluiceError(error);
     }
   }
@@ -303,7 +286,7 @@ export class ModelSession {
     if (!changed && !another) return;
     this.#loaded = false;
     this.#overwrites = true;
-    this.forgetVerified(path);
+    this.#verifier.forget(path);
     this.#append();
     // Of a loaded model nothing was asked about the other files, which may be of the old version too
     if ([...this.#given].some((given) => given === path || !this.#validated.has(given))) {
@@ -337,14 +320,8 @@ export class ModelSession {
     this.#model.drop(file.index, begin, end);
     this.#known = undefined;
     this.#loaded = false;
-    this.forgetVerified(path);
+    this.#verifier.forget(path);
     this.#append();
-  }
-
-  private forgetVerified(path: string): void {
-    for (const key of this.#verified.keys()) {
-      if (key.startsWith(`${path}\n`)) this.#verified.delete(key);
-    }
   }
 
   /**
@@ -353,24 +330,20 @@ export class ModelSession {
    */
   writable(): Promise<boolean> {
     if (this.#off) return Promise.resolve(false);
-    if (this.#releaseWrite) return Promise.resolve(true);
-    this.#becomingWriter ??= this.#becomeWriter().finally(() => {
+    if (this.#locks.writing) return Promise.resolve(true);
+    this.#becomingWriter ??= this.#becomeWriter(true).finally(() => {
       this.#becomingWriter = undefined;
     });
     return this.#becomingWriter;
   }
 
-  async #becomeWriter(): Promise<boolean> {
-    const name = lockName(this.#platform.place.root, this.#folderName, 'write');
-    const release = await this.#platform.locks.take(name, 'exclusive', {
-      wait: true,
-      signal: this.#giveUp.signal,
-    });
+  /** Becomes the one who may write to the journal; without `wait`, unless another is: no note is worth waiting for. */
+  async #becomeWriter(wait: boolean): Promise<boolean> {
+    if (!(await this.#locks.write(wait))) return false;
     if (this.#closed) {
-      await release?.();
+      await this.#locks.endWrite();
       return false;
     }
-    this.#releaseWrite = release;
     try {
       await this.#reread();
       return true;
@@ -402,7 +375,7 @@ export class ModelSession {
     this.#journalEnd = validBytes;
     this.#loaded = this.#learn();
     this.#validated.clear();
-    this.#verified.clear();
+    this.#verifier.forget();
     for (const check of this.#checks) this.#takeCheck(check);
     if (compacted) {
       const length = compacted.byteLength;
@@ -423,9 +396,9 @@ export class ModelSession {
   /** A writer for one transfer of a file whose version is learned; undefined where storing has ended. */
   async writer(path: string): Promise<ExtentWriter | undefined> {
     const file = this.#files.get(path);
-    if (!file || this.#off || !this.#releaseWrite) return undefined;
+    if (!file || this.#off || !this.#locks.writing) return undefined;
     const { index, name } = file;
-    if (this.#overwrites && !(await this.#readAlone())) {
+    if (this.#overwrites && !(await this.#locks.readAlone())) {
       this.#stopStoring(
         new SluiceError(
           'io',
@@ -476,7 +449,7 @@ export class ModelSession {
           return; // two transfers brought the same bytes
         }
         this.report.storedBytes += end - begin;
-        this.#verified.set(verifiedKey(path, begin), Promise.resolve(true));
+        this.#verifier.trust(path, begin);
         this.#append();
       },
     });
@@ -494,55 +467,6 @@ export class ModelSession {
     return this.#off !== undefined || this.#closed !== undefined;
   }
 
-  /** From here on nobody writes other bytes where those lie that this session takes. */
-  async #read(): Promise<void> {
-    const { root } = this.#platform.place;
-    this.#reading ??= this.#platform.locks.take(
-      lockName(root, this.#folderName, 'read'),
-      'shared',
-      {
-        wait: true,
-        signal: this.#giveUp.signal,
-      },
-    );
-    await this.#reading;
-  }
-
-  /** Nobody else takes bytes of this model until the session ends; false where somebody does now. */
-  #readAlone(): Promise<boolean> {
-    if (!this.#alone) {
-      const name = lockName(this.#platform.place.root, this.#folderName, 'read');
-      const { locks } = this.#platform;
-      const before = this.#reading?.catch(() => undefined);
-      const taken = (async () => {
-        await (
-          await before
-        )?.();
-        const alone = await locks.take(name, 'exclusive', { wait: false });
-        const { signal } = this.#giveUp;
-        return { alone, lock: alone ?? (await locks.take(name, 'shared', { wait: true, signal })) };
-      })();
-      this.#reading = taken.then(({ lock }) => lock);
-      this.#reading.catch(() => undefined); // heard where it is awaited
-      this.#alone = taken.then(
-        ({ alone }) => alone !== undefined,
-        () => false,
-      );
-    }
-    return this.#alone;
-  }
-
-  /** Others may read along with a session that stays. */
-  async #readAlong(): Promise<void> {
-    if (!(await this.#alone)) return;
-    await (
-      await this.#reading
-    )?.();
-    this.#reading = undefined;
-    this.#alone = undefined;
-    await this.#read();
-  }
-
   /**
    * Whether an extent's bytes are still what was stored; they are looked at once. A damaged extent is forgotten. False
    * also where nothing can be read here.
@@ -550,18 +474,14 @@ export class ModelSession {
   async verify(path: string, run: Run): Promise<boolean> {
     if (this.#unreadable) return false;
     try {
-      await this.#read();
+      await this.#locks.read();
     } catch (error) {
       if (this.#giveUp.signal.aborted) throw error;
       this.#cannotRead(error);
       return false;
     }
-    const ios = this.#verifiers();
-    const wanted = this.#verifyOnce(path, run, ios);
-    // This thread has better to do than to look ahead
-    if (ios[0] !== this.#local) this.#verifyAhead(path, run.end, ios);
     try {
-      if (await wanted) return true;
+      if (await this.#verifier.verify(path, run)) return true;
     } catch (error) {
       this.#cannotRead(error);
       return false;
@@ -569,32 +489,13 @@ export class ModelSession {
     // Another reader of the same extent may have been here first
     const now = this.find(path, run.begin);
     if (now.stored && now.begin === run.begin && sameDigest(now, run)) {
-      const key = `${verifiedKey(path, run.begin)}\n${run.digest.low}\n${run.digest.high}`;
+      const key = `${path}\n${run.begin}\n${run.digest.low}\n${run.digest.high}`;
       // It is met again where the journal is taken up again
       if (!this.#damaged.has(key)) this.report.damagedBytes += run.end - run.begin;
       this.#damaged.add(key);
       this.#forget(path, run.begin, run.end);
     }
     return false;
-  }
-
-  /** Looks at the extents that come next, in this file and the one behind it. */
-  #verifyAhead(path: string, begin: number, ios: readonly StoreIo[]): void {
-    let file = path;
-    let next = begin;
-    for (let ahead = 0; ahead < VERIFY_AHEAD; ahead++) {
-      let following = this.find(file, next);
-      if (!following.stored && file === path) {
-        // Another transfer may have it already, or it is not wanted: then it was looked at for nothing
-        const behind = this.#fileBehind(path);
-        if (behind === undefined) return;
-        file = behind;
-        following = this.find(file, 0);
-      }
-      if (!following.stored) return;
-      void this.#verifyOnce(file, following, ios).catch(() => undefined);
-      next = following.end;
-    }
   }
 
   /** The file that was stored after this one, which is mostly the one that is loaded after it. */
@@ -607,27 +508,6 @@ export class ModelSession {
   #cannotRead(error: unknown): void {
     this.#unreadable = true;
     this.#stopStoring(error);
-  }
-
-  /** Who can look at stored bytes now: workers that run; until one does, this thread, rather than wait for it. */
-  #verifiers(): readonly StoreIo[] {
-    const ready = this.#ios.filter((io) => io.ready);
-    if (ready.length > 0) return ready;
-    return this.#local ? [this.#local] : this.#ios;
-  }
-
-  #verifyOnce(path: string, run: Run, ios: readonly StoreIo[]): Promise<boolean> {
-    const key = verifiedKey(path, run.begin);
-    let verified = this.#verified.get(key);
-    if (!verified) {
-      const name = this.#files.get(path)?.name ?? '';
-      const io = ios[this.#nextVerifier++ % ios.length] ?? this.#first;
-      verified = io
-        .digest(name, run.begin, run.end)
-        .then((digest) => digest?.low === run.digest.low && digest.high === run.digest.high);
-      this.#verified.set(key, verified);
-    }
-    return verified;
   }
 
   /** Bytes of a verified extent, from `begin` to `end` at most; undefined where they cannot be read after all. */
@@ -727,7 +607,7 @@ export class ModelSession {
   async finish(): Promise<void> {
     await this.#settle();
     await this.#noteLoaded();
-    await this.#readAlong();
+    await this.#locks.readAlong();
     if (this.#off) this.report.problem = this.#off.message;
   }
 
@@ -770,25 +650,14 @@ export class ModelSession {
     this.#known = undefined;
   }
 
-  /** Becomes the one who may write to the journal, unless another is: no note is worth waiting for. */
   async #becomeWriterNow(): Promise<boolean> {
     if (this.#off) return false;
-    if (this.#releaseWrite) return true;
-    const name = lockName(this.#platform.place.root, this.#folderName, 'write');
-    this.#releaseWrite = await this.#platform.locks.take(name, 'exclusive', { wait: false });
-    if (!this.#releaseWrite) return false;
-    try {
-      await this.#reread();
-      return true;
-    } catch (error) {
-      this.#stopStoring(error);
-      return false;
-    }
+    return this.#locks.writing || this.#becomeWriter(false);
   }
 
   async #noteLoaded(): Promise<void> {
     if (this.#off) return;
-    if (!this.#releaseWrite) {
+    if (!this.#locks.writing) {
       if (this.#loaded && Date.now() - this.snapshot().used_ms < USED_AGAIN_MS) return;
       if (!(await this.#becomeWriterNow())) return;
       // Something was lost since; who fetches it says when the model is whole again
@@ -831,10 +700,9 @@ export class ModelSession {
   /** Nothing more is fetched here: others may. What is stored can still be read. */
   async onlyRead(): Promise<void> {
     await this.#settle();
-    await this.#readAlong();
-    await this.#read();
-    await this.#releaseWrite?.();
-    this.#releaseWrite = undefined;
+    await this.#locks.readAlong();
+    await this.#locks.read();
+    await this.#locks.endWrite();
   }
 
   /** Keeps what has been written, closes every file and gives up the locks. Never rejects. */
@@ -853,11 +721,7 @@ export class ModelSession {
       [...this.#ios, ...(this.#local ? [this.#local] : [])].map((io) => io.close()),
     );
     this.#model.free();
-    await this.#releaseWrite?.();
-    await (
-      await this.#reading?.catch(() => undefined)
-    )?.();
-    await this.#releaseUse?.();
+    await this.#locks.release();
   }
 
   #info(path: string): StoredFileInfo | undefined {
@@ -895,7 +759,7 @@ export class ModelSession {
 
   /** Appends what the model has to say to the journal, one piece after the other. */
   #append(): void {
-    if (this.#appending || this.#off || !this.#releaseWrite) return;
+    if (this.#appending || this.#off || !this.#locks.writing) return;
     const bytes = this.#model.journal();
     if (bytes.byteLength === 0) return;
     const length = bytes.byteLength;
@@ -979,10 +843,6 @@ function isAnother(
     (known.etag !== '' && etag !== '' && known.etag !== etag) ||
     (known.last_modified !== '' && lastModified !== '' && known.last_modified !== lastModified)
   );
-}
-
-function verifiedKey(path: string, begin: number): string {
-  return `${path}\n${begin}`;
 }
 
 function sameDigest(a: Run, b: Run): boolean {
