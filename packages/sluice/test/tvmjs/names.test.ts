@@ -82,7 +82,8 @@ test('types fit, as far as they can be written down', () => {
     opfsAccessMode: 'auto' satisfies OPFSAccessMode,
     signal: new AbortController().signal,
   } satisfies FetchTensorCacheOptions;
-  const callback: Theirs.InitProgressCallback = (report) => report.text;
+  const report: InitProgressCallback = ({ text }) => text;
+  const callback: Theirs.InitProgressCallback = report;
   const cache: Theirs.ArtifactCacheTemplate = ours.createArtifactCache('a');
   const back: ArtifactCacheTemplate = cache;
   const access: TensorCacheAccessOptions = options;

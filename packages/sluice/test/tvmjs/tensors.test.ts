@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import * as tvmjs from 'sluice/tvmjs';
 import type { Instance, Tensor } from 'sluice/tvmjs';
-import { nodeDevice } from '../sinks/node_gpu.js';
+import { nodeDevice, readBack } from '../sinks/node_gpu.js';
 import { newInstance } from './support.js';
 
 let tvm: Instance;
@@ -251,6 +251,42 @@ describe('on WebGPU', () => {
     assert.throws(() => gpu.showImage(whole), /Require a height x width uint32 Tensor.*float32/);
     assert.throws(() => gpu.showImage(gpu.empty([2, 2], 'uint32')), /get cpu instead/);
     assert.throws(() => gpu.clearCanvas(), /no canvas is bound/);
+  });
+
+  test('images are shown on a canvas', async () => {
+    const device = await nodeDevice();
+    const instance = newInstance();
+    instance.initWebGPU(device);
+    // A canvas whose pixels can be read: its texture is one of the device's own
+    const texture = device.createTexture({
+      size: [2, 1],
+      format: 'bgra8unorm',
+      usage: GPUTextureUsage.RENDER_ATTACHMENT | GPUTextureUsage.COPY_SRC,
+    });
+    const context = {
+      configure: () => undefined,
+      unconfigure: () => undefined,
+      getCurrentTexture: () => texture,
+    };
+    const canvas = { width: 2, height: 1, getContext: () => context };
+    const pixels = async (): Promise<number[]> => {
+      const usage = GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC;
+      const buffer = device.createBuffer({ size: 256, usage });
+      const encoder = device.createCommandEncoder();
+      encoder.copyTextureToBuffer({ texture }, { buffer, bytesPerRow: 256 }, [2, 1]);
+      device.queue.submit([encoder.finish()]);
+      return [...(await readBack(device, buffer)).subarray(0, 8)];
+    };
+    instance.bindCanvas(canvas as unknown as HTMLCanvasElement);
+    instance.beginScope();
+    const image = instance.empty([1, 2], 'uint32', instance.webgpu());
+    // Red and blue, as r, g, b, a
+    instance.showImage(image.copyFrom([0xff0000ff, 0xffff0000]));
+    assert.deepEqual(await pixels(), [0, 0, 255, 255, 255, 0, 0, 255]);
+    instance.clearCanvas();
+    assert.deepEqual(await pixels(), [255, 255, 255, 255, 255, 255, 255, 255]);
+    instance.endScope();
+    instance.dispose();
   });
 
   test('the loss of the device ends the instance', async () => {
