@@ -213,8 +213,8 @@ void add_positions(const PageTable& table, const Row& row, const Tree* tree, For
   const int32_t base = row.length_before - tree_before;
   plan->ragged_rope_offset.push_back(base);
   for (int32_t n = 0; n < row.tokens; ++n) {
-    plan->query_positions.push_back(
-        base + (tree == nullptr ? n : tree->depths[static_cast<size_t>(tree_before + n)]));
+    const auto node = static_cast<size_t>(tree_before) + static_cast<size_t>(n);
+    plan->query_positions.push_back(base + (tree == nullptr ? n : tree->depths[node]));
     // Of what is added, the sink takes the first tokens, the window the last
     const int32_t before = row.block_length_before + n;
     const int32_t now = last.length - row.tokens + n;

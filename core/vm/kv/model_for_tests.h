@@ -78,7 +78,7 @@ inline ffi::Ref<ffi::TensorObject> make_floats(const Ids& shape, const std::vect
   return tensor;
 }
 
-struct Setup {
+struct CacheSetup {
   int64_t batch = 4, tokens = 100, chunk = 24, page = 4;
   bool slides = false;
   Ids kinds = {0, 0};  // of the layers
@@ -89,7 +89,7 @@ struct Setup {
 };
 
 // The arguments of vm.builtin.paged_attention_kv_cache_create
-inline std::vector<ffi::Any> create_arguments(const Setup& s) {
+inline std::vector<ffi::Any> create_arguments(const CacheSetup& s) {
   const auto integer = [](int64_t value) { return ffi::Any::adopt(ffi::of_int(value)); };
   const auto layers = static_cast<int64_t>(s.kinds.size());
   Ids kinds(static_cast<size_t>(s.first_layer), 0);
@@ -128,7 +128,7 @@ inline std::vector<ffi::Any> create_arguments(const Setup& s) {
 // A function that fails says what is wrong, and gives "" where all is right.
 class Model {
  public:
-  explicit Model(const Setup& setup) : setup_(setup) {
+  explicit Model(const CacheSetup& setup) : setup_(setup) {
     initialize_kv();
     const auto arguments = create_arguments(setup);
     std::vector<TVMFFIAny> views;
@@ -138,7 +138,7 @@ class Model {
 
   const std::string& made() const { return made_; }
   TVMFFIAny cache() const { return cache_.view(); }
-  const PageTable& table() const { return as_paged_kv_cache(cache_.view())->table(); }
+  PageTable& table() const { return *page_table_of(cache_.view()); }
   bool has(int64_t id) const { return sequences_.contains(id); }
   int64_t length(int64_t id) const { return has(id) ? size(sequences_.at(id)) : 0; }
   size_t tree(int64_t id) const { return has(id) ? sequences_.at(id).parents.size() : 0; }
@@ -194,8 +194,8 @@ class Model {
 
   std::string window(int64_t id, int64_t window, int64_t sink) {
     const bool windowed = std::ranges::count(setup_.kinds, 3) != 0;
-    const bool good = has(id) && (setup_.slides || windowed) && window > 0 && sink >= 0 &&
-                      sink < window && sequences_[id].window == 0 &&
+    const bool good = has(id) && (setup_.slides || windowed) && window > 0 && window <= INT32_MAX &&
+                      sink >= 0 && sink < window && sequences_[id].window == 0 &&
                       (!setup_.slides || start(id) < window);
     if (good) {
       sequences_[id].window = window;
@@ -306,7 +306,7 @@ class Model {
   }
   // Tokens that other sequences may share, as the cache has split them
   int64_t start(int64_t id) {
-    const auto* found = const_cast<PageTable&>(table()).find(id, "test");
+    const auto* found = table().find(id, "test");
     return found == nullptr ? 0 : table().block(found->last_block).start;
   }
   int64_t pinned(int64_t id) { return std::max(start(id), sequences_[id].sink); }
@@ -327,7 +327,7 @@ class Model {
     if (std::string wrong = table().check(); !wrong.empty()) return wrong;
     int64_t total = 0;
     for (const auto& [id, sequence] : sequences_) {
-      const auto* found = const_cast<PageTable&>(table()).find(id, "test");
+      const auto* found = table().find(id, "test");
       if (found == nullptr || found->length != size(sequence) ||
           found->tree_parents.size() != sequence.parents.size())
         return concat("sequence ", id, " has ", found == nullptr ? -1 : found->length,
@@ -473,7 +473,7 @@ class Model {
     return kernels::rope(x, setup_.dim, static_cast<double>(position), 1, theta);
   }
 
-  Setup setup_;
+  CacheSetup setup_;
   ffi::Any cache_;
   std::string made_;
   std::map<int64_t, Sequence> sequences_;

@@ -264,7 +264,10 @@ int PageTable::pop(int64_t id, int64_t tokens, std::string_view function, PageCo
 int PageTable::set_window(int64_t id, int64_t window, int64_t sink, std::string_view function) {
   Sequence* sequence = find(id, function);
   if (sequence == nullptr) return -1;
-  if (window <= 0 || window > INT32_MAX || sink < 0 || sink >= window)
+  if (window <= 0 || window > INT32_MAX)
+    return raise_value(
+        concat(function, ": a window of ", window, " tokens; it must be 1 to ", INT32_MAX));
+  if (sink < 0 || sink >= window)
     return raise_value(concat(function, ": a window of ", window, " tokens with a sink of ", sink,
                               "; the sink must be smaller than the window"));
   if (sequence->window != 0)

@@ -45,14 +45,16 @@ Ref<TensorObject> rows_of(const Ref<TensorObject>& whole, int64_t rows, std::str
 PagedKvCache::PagedKvCache(KvCacheConfig config)
     : KvState(KvStateKind::paged_kv_cache),
       config_(std::move(config)),
-      table_(config_.pages, config_.page_size, config_.slides),
+      table_(0, config_.page_size, config_.slides),
       arrays_(config_.device),
       commit_arrays_(config_.device) {}
 
 std::unique_ptr<PagedKvCache> PagedKvCache::create(KvCacheConfig config,
                                                    std::string_view function) {
   std::unique_ptr<PagedKvCache> cache(new PagedKvCache(std::move(config)));
+  // Where the device has memory for the pages, there is some for their table
   if (cache->allocate(function) != 0) return nullptr;
+  cache->table_ = PageTable(cache->config_.pages, cache->config_.page_size, cache->config_.slides);
   return cache;
 }
 
@@ -560,6 +562,11 @@ PagedKvCache* as_paged_kv_cache(const TVMFFIAny& value) {
   return state == nullptr || state->kind() != KvStateKind::paged_kv_cache
              ? nullptr
              : static_cast<PagedKvCache*>(state);
+}
+
+PageTable* page_table_of(const TVMFFIAny& value) {
+  PagedKvCache* cache = as_paged_kv_cache(value);
+  return cache == nullptr ? nullptr : &cache->table();
 }
 
 }  // namespace sluice::vm

@@ -112,6 +112,7 @@ class PagedKvCache final : public KvState {
   [[nodiscard]] int read(int64_t id, int64_t begin, int64_t end, Tensor* k, Tensor* v,
                          std::string_view function);
 
+  PageTable& table() { return table_; }
   const PageTable& table() const { return table_; }
   // The tokens of a sequence; -1 after raising an error.
   int64_t sequence_length(int64_t id, std::string_view function);
@@ -170,5 +171,7 @@ class PagedKvCache final : public KvState {
 
 // The cache behind a value, or null where it is none; raises nothing.
 PagedKvCache* as_paged_kv_cache(const TVMFFIAny& value);
+// Its pages, for tests.
+PageTable* page_table_of(const TVMFFIAny& value);
 
 }  // namespace sluice::vm
