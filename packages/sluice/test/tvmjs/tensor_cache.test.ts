@@ -21,8 +21,8 @@ import {
   tensorCache,
   type TestTensor,
 } from '../support/models.js';
-import { startServer, type TestServer } from '../support/server.js';
-import { newInstance } from './support.js';
+import { patternBytes, startServer, type TestServer } from '../support/server.js';
+import { memoryBytes, newInstance } from './support.js';
 
 /** bfloat16 halves of 1, 2 and -3, which become float32; then tensors that stay as they are. */
 const packed: TestTensor = {
@@ -197,6 +197,41 @@ describe('from a server, and then from the store', () => {
     );
     await assert.rejects(tvm.fetchTensorCache('no URL', tvm.cpu()), /Invalid URL/);
     await assert.rejects(hasTensorInCache('no URL'), /Invalid URL/);
+  });
+});
+
+describe('a record of 1,120 MiB', () => {
+  test('to the CPU, into as much wasm memory', { timeout: 120_000 }, async () => {
+    const nbytes = 1120 * 2 ** 20;
+    const name = 'model.embed_tokens_per_layer.q_weight';
+    const record = { name, shape: [262144, 1120], dtype: 'uint32', format: 'raw', nbytes };
+    const shard = { dataPath: 'large.bin', format: 'raw-shard', nbytes };
+    const list = { metadata: {}, records: [{ ...shard, records: [{ ...record, byteOffset: 0 }] }] };
+    server.files['/large/tensor-cache.json'] = JSON.stringify(list);
+    server.files['/large/large.bin'] = { nbytes, seed: 3 };
+    const instance = newInstance();
+    const { warn } = console;
+    const said: string[] = [];
+    console.warn = (text: string) => said.push(text);
+    // Not onto the disk of whoever runs the tests
+    process.env['XDG_CACHE_HOME'] = '/dev/null';
+    try {
+      await instance.fetchTensorCache(`${server.origin}/large/`, instance.cpu());
+    } finally {
+      process.env['XDG_CACHE_HOME'] = folder;
+      console.warn = warn;
+    }
+    assert.match(said.join(), /models are not kept on this device/);
+    instance.withNewScope(() => {
+      const address = instance.tensorCacheGet(name)?.getCPUDataAddress() ?? 0;
+      const step = 4 * 2 ** 20;
+      for (let at = 0; at < nbytes; at += step) {
+        const found = instance.memory.viewRawBytes(address + at, step);
+        assert.equal(Buffer.compare(found, patternBytes(3, at, at + step)), 0, `byte ${at} and on`);
+      }
+    });
+    assert.ok(memoryBytes(instance) < 1.02 * nbytes, `${memoryBytes(instance)} bytes`);
+    instance.dispose();
   });
 });
 
