@@ -57,7 +57,7 @@ package: wasm abi
 	@mkdir -p $(PACKAGE)/dist
 	@for name in $(WASM_MODULES); do cp -u build/wasm/hosts/wasm/$$name.min.wasm $(PACKAGE)/dist/$$name.wasm; done
 	@$(TSC) -p $(PACKAGE)/tsconfig.json
-	@$(NODE) tools/bundle.mjs $(addprefix $(PACKAGE)/dist/,store/checksum.js store_worker.js worker.js)
+	@$(NODE) tools/bundle.mjs $(addprefix $(PACKAGE)/dist/,chat/libraries.js store/checksum.js store_worker.js worker.js)
 
 build: native package ## Build everything: the native command, the loader's wasm, the npm package
 
