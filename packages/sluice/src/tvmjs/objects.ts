@@ -288,18 +288,10 @@ export class Tensor extends TVMObject {
     );
   }
 
-  /** Fills it with bytes: all of it on the CPU, as many as there are on the GPU. */
+  /** Fills it with as many bytes as it has. */
   copyFromRawBytes(data: Uint8Array): this {
     const tensor = this.#tensor;
-    const { webGPUContext } = this.lib;
     if (tensor.disposed) throw new Error('Tensor has already been disposed');
-    if (this.device.deviceType === DEVICE_WEBGPU && webGPUContext) {
-      if (data.length > tensor.nbytes) {
-        throw new Error(`Expect the data's length at most nbytes=${tensor.nbytes}`);
-      }
-      webGPUContext.copyRawBytesToBuffer(data, tensor.data, tensor.byteOffset, data.length);
-      return this;
-    }
     if (data.length !== tensor.nbytes) {
       throw new Error(`Expect the data's length equals nbytes=${tensor.nbytes}`);
     }

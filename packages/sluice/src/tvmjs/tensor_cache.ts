@@ -1,10 +1,18 @@
 /** fetchTensorCache(), and what is there of it later. */
 import { DEVICE_CPU } from '../runtime/abi.js';
 import type { Core } from '../runtime/core.js';
-import { loadTensors } from '../runtime/load.js';
+import {
+  LoadedTensors,
+  loadTensors,
+  type LoadTensorsOptions,
+  type ModelLoader,
+  type ModelSource,
+} from '../runtime/load.js';
 import { emptyTensor, type Tensor as RuntimeTensor } from '../runtime/tensor.js';
 import { Device } from '../runtime/values.js';
+import type { TensorInfo } from '../options.js';
 import type { ModelStore } from '../store/model_store.js';
+import type { ManifestTensor } from '../wasm/loader_module.js';
 import {
   ArtifactCrossOriginStorageCache,
   cacheTypeOf,
@@ -221,7 +229,8 @@ async function loadModel(
     progress.step(stored, left.filter((count) => count === 0).length, left.length, bytes, total);
   };
   progress.start();
-  const loaded = await loadTensors(target.core, target.host.loadModel, place.manifest, {
+  const load = canAdopt(target.core, device) ? loadTensors : loadByCopies;
+  const loaded = await load(target.core, target.host.loadModel, place.manifest, {
     device,
     store: true,
     storeKey: place.key,
@@ -244,6 +253,60 @@ async function loadModel(
   progress.step(true, left.length, left.length, sourceBytes, sourceBytes);
   putAll(target, loaded.tensors);
   return loaded.metadata;
+}
+
+/** Whether tensors can be made of what the loader has filled: not in a module that was linked with TVM's own runtime. */
+function canAdopt(core: Core, device: Device): boolean {
+  if (device.type === DEVICE_CPU) return true;
+  const handle = core.findGlobal('sluice.runtime.TensorFromHandle');
+  if (handle !== 0) core.release(handle, core.calls);
+  return handle !== 0;
+}
+
+/** The same as loadTensors(), into tensors that the module itself makes on the GPU. */
+async function loadByCopies(
+  core: Core,
+  load: ModelLoader,
+  from: ModelSource,
+  { device = new Device('webgpu'), tensors: wanted, ...options }: LoadTensorsOptions,
+): Promise<LoadedTensors> {
+  const { gpu } = core;
+  if (!gpu) throw new Error(`there is no device ${String(device)}: call initWebGPU() first`);
+  const tensors = new Map<string, RuntimeTensor>();
+  const make = ({
+    name,
+    shape,
+    dtype,
+  }: Pick<TensorInfo, 'name' | 'shape' | 'dtype'>): RuntimeTensor => {
+    const known = tensors.get(name);
+    if (known) return known;
+    const made = core.scopes.outside(() => emptyTensor(core, shape, core.dtype(dtype), device));
+    tensors.set(name, made);
+    return made;
+  };
+  const all: ManifestTensor[] = [];
+  try {
+    const model = await load(from, {
+      ...options,
+      device: 'cpu',
+      tensors: (tensor) => {
+        all.push(tensor);
+        return typeof wanted !== 'function' || wanted(tensor);
+      },
+      consume: (info, offset, bytes) => {
+        const tensor = make(info);
+        gpu.copyBytesToBuffer(bytes, tensor.data, tensor.byteOffset + offset);
+      },
+    });
+    // Those of no bytes as well
+    for (const { name, shape, dtype } of all)
+      make({ name, shape, dtype: dtype as TensorInfo['dtype'] });
+    await gpu.sync();
+    return new LoadedTensors(model, tensors);
+  } catch (error) {
+    for (const tensor of tensors.values()) tensor.dispose();
+    throw error;
+  }
 }
 
 function putAll(target: CacheTarget, tensors: ReadonlyMap<string, RuntimeTensor>): void {

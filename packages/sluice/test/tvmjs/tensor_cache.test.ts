@@ -158,6 +158,24 @@ describe('from a server, and then from the store', () => {
     });
   }
 
+  test("to webgpu, with a module that has TVM's own functions alone", async () => {
+    const instance = newInstance();
+    instance.initWebGPU(await nodeDevice());
+    instance.beginScope();
+    instance.getGlobalFunc('ffi.FunctionRemoveGlobal')('sluice.runtime.TensorFromHandle');
+    await instance.fetchTensorCache(url, instance.webgpu(), 'copies');
+    const mine = tvm;
+    try {
+      tvm = instance;
+      await check(instance.webgpu());
+    } finally {
+      tvm = mine;
+    }
+    instance.endScope();
+    instance.dispose();
+    await deleteTensorCache(url, 'copies');
+  });
+
   test('parameters of models are found in it', async () => {
     await tvm.fetchTensorCache(url, tvm.cpu());
     const params = tvm.getParamsFromCache('param', 6) as unknown as { size(): number };

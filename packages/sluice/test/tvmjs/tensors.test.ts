@@ -238,10 +238,7 @@ describe('on WebGPU', () => {
     assert.deepEqual(await read(whole), [1, 1, 2, 4, 5, 6]);
     part(16).copyFrom([8, 9]);
     assert.deepEqual(await read(whole), [1, 1, 2, 4, 8, 9]);
-    // Fewer bytes than it has
-    whole.copyFromRawBytes(new Uint8Array(Float32Array.of(7, 7).buffer));
-    assert.deepEqual(await read(whole), [7, 7, 2, 4, 8, 9]);
-    assert.throws(() => whole.copyFromRawBytes(new Uint8Array(25)), /at most nbytes=24/);
+    assert.throws(() => whole.copyFromRawBytes(new Uint8Array(20)), /length equals nbytes=24/);
     assert.throws(() => whole.toArray(), /Can only sync copy CPU array/);
     assert.throws(() => whole.getCPUDataAddress(), /only obtain a linear-memory address/);
     assert.match(
