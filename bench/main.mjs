@@ -31,6 +31,7 @@ const HELP = `Usage: node bench/main.mjs [options]
   --package FOLDER  the built package (packages/sluice/dist)
   --sluice FILE     the command (build/native/hosts/native/sluice)
   --codecs FILE     the codecs' benchmark (build/native/core/load/codec_bench)
+  --machine TEXT    which machine this is, to be kept with the figures
   --json FILE       where the figures go (build/bench/bench.json)
 
 Environment: GPU_CHROMIUM, GPU_CHROMIUM_FLAGS and GPU_WEBGPU choose another browser, its flags and another
@@ -137,6 +138,7 @@ const { values: options } = parseArgs({
     sluice: { type: 'string', default: resolve(ROOT, 'build/native/hosts/native/sluice') },
     codecs: { type: 'string', default: resolve(ROOT, 'build/native/core/load/codec_bench') },
     json: { type: 'string', default: resolve(ROOT, 'build/bench/bench.json') },
+    machine: { type: 'string' },
     help: { type: 'boolean', default: false },
   },
 });
@@ -193,8 +195,12 @@ function codecText({ native, wasm }) {
   return `${parts.join('\n\n')}\n\nBytes read and written, per second; memcpy takes turns with each codec and moves as many.`;
 }
 
+const quoted = (argument) => (/[^\w.,:/=-]/.test(argument) ? JSON.stringify(argument) : argument);
+
 const figures = {
   date: new Date().toISOString(),
+  command: ['node bench/main.mjs', ...process.argv.slice(2).map(quoted)].join(' '),
+  machine: options.machine,
   node: process.version,
   cpus: cpus().length,
   model: options.model,
@@ -226,6 +232,10 @@ try {
     ]) {
       const host = await start();
       try {
+        if (title === 'Chromium') {
+          const prepare = { contestant: 'prepare', url: model.url, thread: 'main' };
+          figures.userAgent = (await host.run(prepare)).userAgent;
+        }
         both[title] = await measure(host);
       } finally {
         await host.close();
