@@ -23,7 +23,7 @@ ABI_GENERATOR := build/native/hosts/wasm/$(ABI_GENERATOR_TARGET)
 PACKAGE := packages/sluice
 ABI_TS := $(PACKAGE)/src/generated/abi.ts
 
-.PHONY: help setup build native asan wasm abi package model smollm2 reference run demo test lint format bench fuzz faults clean
+.PHONY: help setup build native asan wasm abi package model smollm2 reference run demo test lint format bench plots fuzz faults clean
 
 help: ## Say what there is
 	@printf 'Targets of make:\n'
@@ -91,8 +91,14 @@ lint: package ## Check format, lint and layering; the last line is `N passed, M 
 format: | setup ## Rewrite the sources in the project's format
 	@tools/lint.py --fix
 
-bench: build ## Measure throughput, size and start-up time
+bench: build ## Measure throughput, memory, calls, size and start-up time; tables, and charts under build/bench
 	@$(NODE) bench/main.mjs
+	@$(NODE) bench/plots.mjs
+
+# What docs/benchmarks.md shows, of the figures under bench/results
+plots: | setup ## Draw the figures of docs/benchmarks.md anew
+	@$(NODE) bench/plots.mjs --out docs/figures bench/results/*.json
+	@$(NODE) bench/plots.mjs --out docs/figures --ratios store-ratios bench/results/store-*.json bench/results/store/*.json
 
 SECONDS ?= 60
 fuzz: build/fuzz/build.ninja ## Fuzz each target for SECONDS=60, or RUNS= times; what it finds lands in build/fuzz/findings

@@ -7,7 +7,7 @@ import { fetchModel } from './model.mjs';
 import { table, throughput, throughputText } from './rounds.mjs';
 import { median } from './size.mjs';
 
-const TARGET_RATIO = 0.85;
+export const TARGET_RATIO = 0.85;
 const MIB = 2 ** 20;
 
 const RING_4 = { slots: 6, slotBytes: 4 * MIB };
