@@ -134,7 +134,9 @@ export class TheirConversion implements Conversion {
       // What the runtime releases when it has what the callback gave
       const kept = core.scopes.enter(undefined);
       try {
-        const given: unknown = func(...values.map((value) => this.result(value)));
+        const args = new Array<unknown>(values.length);
+        for (let i = 0; i < args.length; i++) args[i] = this.result(values[i]);
+        const given: unknown = func(...args);
         if (given === undefined || given === null) return undefined;
         const result = this.argument(given);
         // The scope that ends here may hold it

@@ -67,12 +67,12 @@ export class FFILibrary implements Disposable {
   /** Calls a function object with values of tvmjs. */
   call(handle: Pointer, args: readonly unknown[]): unknown {
     const { conversion } = this;
+    const { length } = args;
+    const given = new Array<unknown>(length);
     let value: Value;
     try {
-      value = this.core.call(
-        handle,
-        args.map((arg) => conversion.argument(arg)),
-      );
+      for (let i = 0; i < length; i++) given[i] = conversion.argument(args[i]);
+      value = this.core.call(handle, given);
     } catch (error) {
       throw theirs(error);
     }
@@ -121,21 +121,21 @@ export function theirs(error: unknown): unknown {
 
 /** The scopes of an instance. What tvmjs's objects know as `ctx`. */
 export class RuntimeContext implements Disposable {
-  /** Of each scope what it holds, and how often it was put there. */
-  readonly #scopes: Map<Disposable, number>[] = [];
+  /** Of each scope what it holds, and how often it was put there; undefined while that is nothing. */
+  readonly #scopes: (Map<Disposable, number> | undefined)[] = [];
 
   get depth(): number {
     return this.#scopes.length;
   }
 
   beginScope(): void {
-    this.#scopes.push(new Map());
+    this.#scopes.push(undefined);
   }
 
   endScope(): void {
+    if (this.#scopes.length === 0) throw new Error('tvm.endScope called when the stack is empty.');
     const scope = this.#scopes.pop();
-    if (!scope) throw new Error('tvm.endScope called when the stack is empty.');
-    for (const object of scope.keys()) object.dispose();
+    if (scope) for (const object of scope.keys()) object.dispose();
   }
 
   /** Ends scopes until so many are left. */
@@ -145,18 +145,23 @@ export class RuntimeContext implements Disposable {
 
   /** Throws, and disposes of the object, where there is no scope. */
   attachToCurrentScope<T extends Disposable>(object: T): T {
-    const scope = this.#scopes.at(-1);
-    if (!scope) {
+    if (this.#scopes.length === 0) {
       object.dispose();
       throw new Error('Must call beginScope to use functions that returns TVM objects');
     }
-    return attach(scope, object);
+    return this.#attach(this.#scopes.length - 1, object);
   }
 
   moveToParentScope<T extends Disposable>(object: T): T {
-    const parent = this.#scopes.at(-2);
-    if (!parent) throw new Error('moveToParentScope: Parent scope do not exist');
-    return attach(parent, this.detachFromCurrentScope(object));
+    const parent = this.#scopes.length - 2;
+    if (parent < 0) throw new Error('moveToParentScope: Parent scope do not exist');
+    return this.#attach(parent, this.detachFromCurrentScope(object));
+  }
+
+  #attach<T extends Disposable>(at: number, object: T): T {
+    const scope = (this.#scopes[at] ??= new Map<Disposable, number>());
+    scope.set(object, (scope.get(object) ?? 0) + 1);
+    return object;
   }
 
   detachFromCurrentScope<T extends Disposable>(object: T): T {
@@ -172,9 +177,4 @@ export class RuntimeContext implements Disposable {
   dispose(): void {
     this.#scopes.length = 0;
   }
-}
-
-function attach<T extends Disposable>(scope: Map<Disposable, number>, object: T): T {
-  scope.set(object, (scope.get(object) ?? 0) + 1);
-  return object;
 }
