@@ -21,7 +21,7 @@ export function createAgent({ loadModel, openStore, files, dist, tvmjs, gpu, str
     if (!latest || latest.device.limits.maxBufferSize < largest) {
       latest = await requestDevice(gpu, largest);
     }
-    return { loadModel, openStore, files, dist, tvmjs, model, ...latest };
+    return { loadModel, openStore, files, dist, tvmjs, gpu, model, ...latest };
   }
   const allStreams = { fetch: fetchStream, byob: byobStream, ...streams };
 

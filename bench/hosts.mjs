@@ -22,8 +22,8 @@ const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 export const softwareAdapter = /swiftshader/.test(CHROMIUM_FLAGS);
 
 /** Starts `processes` server processes on one port. `onAsk(body, reply)` is called for each POST /ask. */
-export async function startServer({ dist, processes }) {
-  cluster.setupPrimary({ exec: here('server.mjs'), args: [JSON.stringify({ dist })] });
+export async function startServer({ dist, llm, processes }) {
+  cluster.setupPrimary({ exec: here('server.mjs'), args: [JSON.stringify({ dist, llm })] });
   const server = { origin: '', onAsk: undefined, close: undefined };
   const workers = Array.from({ length: processes }, () => cluster.fork());
   const ports = workers.map(
@@ -128,6 +128,7 @@ export async function startChromium(server, { timeoutMilliseconds, profile: give
   }
   return {
     pid: browser.pid,
+    browser: true,
     async run(task) {
       expect();
       reply(task);

@@ -8,6 +8,7 @@ import { parseArgs } from 'node:util';
 import { codecFigures } from './codecs.mjs';
 import { startChromium, startNode, startServer, startSluice } from './hosts.mjs';
 import { expandFigures, expandText } from './expand.mjs';
+import { llmFigures, llmStart, llmText } from './llm.mjs';
 import { memoryFigures, memoryText } from './memory.mjs';
 import { fetchModel } from './model.mjs';
 import { table, throughput, throughputText, verdict } from './rounds.mjs';
@@ -25,9 +26,14 @@ const HELP = `Usage: node bench/main.mjs [options]
   --budget BYTES    of the loads whose memory is measured (64MiB)
   --connections N   of the loads whose memory is measured (4)
   --rounds N        measured rounds, after one that warms up and checks (5)
-  --where LIST      of size, codecs, expand, runtime, dispatch, node, chromium, store, memory (all)
+  --where LIST      of size, codecs, expand, runtime, dispatch, llm, node, chromium, store, memory (all)
   --only TEXT       only contestants whose name contains it; of the store, those and what they are compared with
   --servers N       processes of the server (1, or 4 where there are 8 processors)
+  --llm FOLDER      of the compiled models, float32 and float16 (build/smollm2/web); weights that are not there are made
+  --dtypes LIST     of these models (float32)
+  --prefill N       tokens of their prompts (128)
+  --decode N        tokens of their answers (64)
+  --hosts LIST      of node, chromium: where expand, runtime, dispatch and llm are measured (both)
   --package FOLDER  the built package (packages/sluice/dist)
   --sluice FILE     the command (build/native/hosts/native/sluice)
   --codecs FILE     the codecs' benchmark (build/native/core/load/codec_bench)
@@ -35,7 +41,7 @@ const HELP = `Usage: node bench/main.mjs [options]
   --json FILE       where the figures go (build/bench/bench.json)
 
 Environment: GPU_CHROMIUM, GPU_CHROMIUM_FLAGS and GPU_WEBGPU choose another browser, its flags and another
-copy of the npm package webgpu; VK_ICD_FILENAMES chooses Node's driver.
+copy of the npm package webgpu, GPU_WEBGPU_FLAGS what it is started with; VK_ICD_FILENAMES chooses Node's driver.
 `;
 const TARGET_RATIO = 0.8;
 const TARGET_BROTLI = 60_000;
@@ -43,6 +49,8 @@ const TARGET_INSTANTIATE_MS = 10;
 /** A round of these takes milliseconds, so there are more of them. */
 const DISPATCH_ROUNDS = 4;
 const RUNTIME_ROUNDS = 10;
+/** Of one answer, also where the GPU is software. */
+const LLM_TIMEOUT = 600_000;
 
 const INCUMBENT = [
   { name: 'tvmjs 0.27 fetchTensorCache', contestant: 'fetchTensorCache' },
@@ -128,10 +136,15 @@ const { values: options } = parseArgs({
     rounds: { type: 'string', default: '5' },
     where: {
       type: 'string',
-      default: 'size,codecs,expand,runtime,dispatch,node,chromium,store,memory',
+      default: 'size,codecs,expand,runtime,dispatch,llm,node,chromium,store,memory',
     },
     only: { type: 'string', default: '' },
     servers: { type: 'string', default: cpus().length >= 8 ? '4' : '1' },
+    llm: { type: 'string', default: resolve(ROOT, 'build/smollm2/web') },
+    dtypes: { type: 'string', default: 'float32' },
+    prefill: { type: 'string', default: '128' },
+    decode: { type: 'string', default: '64' },
+    hosts: { type: 'string', default: 'node,chromium' },
     budget: { type: 'string', default: '64MiB' },
     connections: { type: 'string', default: '4' },
     package: { type: 'string', default: resolve(ROOT, 'packages/sluice/dist') },
@@ -207,7 +220,11 @@ const figures = {
   rounds,
 };
 const texts = [];
-const server = await startServer({ dist, processes: Number(options.servers) });
+const server = await startServer({
+  dist,
+  llm: resolve(options.llm),
+  processes: Number(options.servers),
+});
 const synthetic = (size) => fetchModel(`${server.origin}/model/${parseSize(size)}`);
 let served;
 try {
@@ -223,13 +240,13 @@ try {
     texts.push(codecText(figures.codecs));
   }
   /** The figures of one measurement in Node and in Chromium. */
-  const inBoth = async (measure) => {
-    const timeoutMilliseconds = timeoutOf(model);
+  const inBoth = async (measure, timeoutMilliseconds = timeoutOf(model)) => {
     const both = {};
     for (const [title, start] of [
       ['Node', () => startNode({ dist, timeoutMilliseconds })],
       ['Chromium', () => startChromium(server, { timeoutMilliseconds })],
     ]) {
+      if (!options.hosts.split(',').includes(title.toLowerCase())) continue;
       const host = await start();
       try {
         if (title === 'Chromium') {
@@ -263,6 +280,22 @@ try {
     figures.dispatch = await inBoth((host) => webgpuRuntimeFigures({ ...task, host }));
     for (const [title, each] of Object.entries(figures.dispatch)) {
       texts.push(webgpuRuntimeText(title, each));
+    }
+  }
+  if (where.has('llm')) {
+    const [prefill, decode] = [Number(options.prefill), Number(options.decode)];
+    for (const dtype of options.dtypes.split(',')) {
+      const task = { origin: server.origin, dtype, rounds, prefill, decode };
+      const both = await inBoth(async (host) => {
+        const each = await llmFigures({ ...task, host });
+        // The store is a browser's
+        const start = host.browser && (await llmStart({ ...task, host }));
+        return { ...each, ...(start ? { start } : {}) };
+      }, LLM_TIMEOUT);
+      (figures.llm ??= {})[dtype] = both;
+      for (const [title, { start, ...each }] of Object.entries(both)) {
+        texts.push(llmText(title, each, start));
+      }
     }
   }
   for (const name of ['node', 'chromium']) {

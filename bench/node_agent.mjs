@@ -41,7 +41,7 @@ async function start() {
   const { create, globals } = dawn.create ? dawn : dawn.default;
   Object.assign(globalThis, globals);
   // Kept: the devices live as long as this object
-  globalThis.dawn = create([]);
+  globalThis.dawn = create((process.env.GPU_WEBGPU_FLAGS ?? '').split(' ').filter(Boolean));
   perform = createAgent({
     loadModel,
     openStore,

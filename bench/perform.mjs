@@ -2,6 +2,7 @@
 import { bare, common, discard, drop, rangeHeader, sluice, USAGE } from './contestants.mjs';
 import { EXPAND_CONTESTANTS } from './expand_contestants.mjs';
 import { cachedFetchTensorCache, fetchTensorCache } from './incumbent.mjs';
+import { LLM_CONTESTANTS } from './llm_contestants.mjs';
 import { RUNTIME_CONTESTANTS } from './runtime_contestants.mjs';
 import { STORE_CONTESTANTS } from './store_contestants.mjs';
 import { WEBGPU_RUNTIME_CONTESTANTS } from './webgpu_runtime_contestants.mjs';
@@ -15,6 +16,7 @@ const CONTESTANTS = {
   fetchTensorCache,
   cachedFetchTensorCache,
   ...EXPAND_CONTESTANTS,
+  ...LLM_CONTESTANTS,
   ...RUNTIME_CONTESTANTS,
   ...STORE_CONTESTANTS,
   ...WEBGPU_RUNTIME_CONTESTANTS,

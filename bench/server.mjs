@@ -6,7 +6,9 @@ import cluster from 'node:cluster';
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { extname, join, normalize, sep } from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
+import { fileBytes, openFolder } from './llm_model.mjs';
 import { pattern, syntheticModel, tensorCache } from './model.mjs';
 
 const WRITE_BYTES = 512 * 1024;
@@ -17,7 +19,7 @@ const TYPES = {
   '.wasm': 'application/wasm',
 };
 
-const { dist } = JSON.parse(process.argv[2]);
+const { dist, llm } = JSON.parse(process.argv[2]);
 const folders = {
   '/bench/': fileURLToPath(new URL('.', import.meta.url)),
   '/dist/': dist + sep,
@@ -48,21 +50,29 @@ function sendModel(request, response, nbytes, name, noStore) {
   return undefined;
 }
 
-async function sendModelFile(request, response, file, index) {
+/** The bytes that a request is for, after the answer's head; undefined where it was answered already. */
+function rangeOf(request, response, nbytes, etag) {
   const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
   const begin = range ? Number(range[1]) : 0;
-  const end = range?.[2] ? Math.min(Number(range[2]) + 1, file.nbytes) : file.nbytes;
+  const end = range?.[2] ? Math.min(Number(range[2]) + 1, nbytes) : nbytes;
   if (begin >= end) {
-    response.writeHead(416, { 'Content-Range': `bytes */${file.nbytes}` }).end();
-    return;
+    response.writeHead(416, { 'Content-Range': `bytes */${nbytes}` }).end();
+    return undefined;
   }
   response.writeHead(range ? 206 : 200, {
     'Content-Type': 'application/octet-stream',
     'Content-Length': end - begin,
     'Accept-Ranges': 'bytes',
-    ETag: `"${index}-${file.nbytes}"`,
-    ...(range ? { 'Content-Range': `bytes ${begin}-${end - 1}/${file.nbytes}` } : {}),
+    ETag: etag,
+    ...(range ? { 'Content-Range': `bytes ${begin}-${end - 1}/${nbytes}` } : {}),
   });
+  return { begin, end };
+}
+
+async function sendModelFile(request, response, file, index) {
+  const bounds = rangeOf(request, response, file.nbytes, `"${index}-${file.nbytes}"`);
+  if (!bounds) return;
+  const { begin, end } = bounds;
   for (let at = begin; at < end && !response.destroyed;) {
     const slice = pattern(index, at, Math.min(WRITE_BYTES, end - at));
     at += slice.length;
@@ -79,6 +89,25 @@ function drained(response) {
     };
     response.on('drain', done).on('close', done);
   });
+}
+
+const compiled = new Map();
+
+/** Answers for `/llm/FOLDER/NAME`: a file of a compiled model. */
+async function sendCompiled(request, response, folder, name) {
+  if (!compiled.has(folder)) compiled.set(folder, openFolder(join(llm, folder)));
+  const model = await compiled.get(folder);
+  if (name === 'tensor-cache.json') {
+    response.writeHead(200, { 'Content-Type': 'application/json' }).end(model.text);
+    return;
+  }
+  const file = model.manifest.records.find(({ dataPath }) => dataPath === name);
+  if (!file) return sendFile(response, join(llm, folder) + sep, name);
+  const bounds = rangeOf(request, response, file.nbytes, `"${name}-${model.made}"`);
+  if (!bounds) return;
+  const bytes = fileBytes(model, name, bounds.begin, bounds.end);
+  if (bytes instanceof Uint8Array) response.end(bytes);
+  else await pipeline(bytes, response).catch(() => undefined); // it was left early
 }
 
 async function sendFile(response, folder, path) {
@@ -111,6 +140,8 @@ async function answer(request, response) {
     /^\/model(-no-store)?\/(\d{1,12})\/([\w.-]+)$/.exec(pathname) ?? [];
   if (name !== undefined) return sendModel(request, response, Number(nbytes), name, noStore);
   if (pathname === '/ask') return ask(request, response);
+  const [, folder, file] = /^\/llm\/([\w-]+)\/([\w.-]+)$/.exec(pathname) ?? [];
+  if (file !== undefined) return sendCompiled(request, response, folder, file);
   for (const [prefix, folder] of Object.entries(folders)) {
     if (pathname.startsWith(prefix)) {
       return sendFile(response, folder, decodeURIComponent(pathname.slice(prefix.length)));
