@@ -126,7 +126,7 @@ export class TheirConversion implements Conversion {
 
   /** Objects that the function is given, or makes, are released when it returns, unless it detaches them. */
   callback(func: AnyFunction): (...values: Value[]) => unknown {
-    return (...values) => {
+    return (...values: unknown[]) => {
       const { core } = this.#lib;
       const ctx = this.#ctx;
       const { depth } = ctx;
@@ -134,9 +134,8 @@ export class TheirConversion implements Conversion {
       // What the runtime releases when it has what the callback gave
       const kept = core.scopes.enter(undefined);
       try {
-        const args = new Array<unknown>(values.length);
-        for (let i = 0; i < args.length; i++) args[i] = this.result(values[i]);
-        const given: unknown = func(...args);
+        for (let i = 0; i < values.length; i++) values[i] = this.result(values[i] as Value);
+        const given: unknown = func(...values);
         if (given === undefined || given === null) return undefined;
         const result = this.argument(given);
         // The scope that ends here may hold it
