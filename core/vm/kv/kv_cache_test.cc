@@ -6,6 +6,9 @@
 
 #include "core/vm/kv/model_for_tests.h"
 
+// Of memory that is not there, the cache is to say so
+extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
+
 namespace sluice::vm {
 namespace {
 
