@@ -49,8 +49,13 @@ int tensor_to_device(ffi::TensorObject* tensor, Allocator* allocator, std::strin
     *out = Any::adopt(of_object(Ref<ffi::TensorObject>::share(tensor)));
     return 0;
   }
-  auto copied = allocator->empty({tensor->tensor.shape, static_cast<size_t>(tensor->tensor.ndim)},
-                                 tensor->tensor.dtype, function);
+  const DLTensor& from = tensor->tensor;
+  const std::span<const int64_t> shape(from.shape, static_cast<size_t>(from.ndim));
+  uint64_t nbytes = 0;
+  if (!ffi::tensor_bytes(from, function, &nbytes)) return -1;
+  // WebGPU writes whole units of 4 bytes, so what is none gets a buffer that ends with it
+  auto copied = nbytes % 4 == 0 ? allocator->empty(shape, from.dtype, function)
+                                : runtime::empty(shape, from.dtype, allocator->device(), function);
   if (!copied || runtime::copy(tensor->tensor, copied->tensor, function) != 0) return -1;
   *out = Any::adopt(of_object(std::move(copied)));
   return 0;
