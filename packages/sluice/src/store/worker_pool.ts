@@ -41,8 +41,8 @@ export class WorkerPool {
     // In Node a timer keeps a program running that has come to its end
     if (typeof timer === 'object') timer.unref();
     const kept = { port, timer };
-    port.hold(false);
     port.listen(() => undefined, forget);
+    port.hold(false); // listening holds it
     this.#idle.push(kept);
   }
 }
