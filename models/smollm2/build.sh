@@ -4,8 +4,9 @@
 #   build.sh [float32] [float16]   both when none is named
 #
 # Each of build/smollm2/web/float32 and float16 holds model.wasm (the compiled model with the runtime), the weights as a
-# tensor cache, tokenizer.json and tokenizer_config.json. What is there and up to date is not made again. Needs
-# tools/fetch_model.sh's model, the native command `sluice` and the archive sluice_model of the wasm build.
+# tensor cache, tokenizer.json and tokenizer_config.json; float32 also model-software.wasm, for adapters that are
+# software. What is there and up to date is not made again. Needs tools/fetch_model.sh's model, the native command
+# `sluice` and the archive sluice_model of the wasm build.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -42,24 +43,35 @@ if stale python $folder/python $here/requirements.txt; then
     done_with
 fi
 
+# build_wasm NAME OUTPUT OPTIONS: compiles with these options of compile.py and links.
+build_wasm() {
+    local name=$1 output=$2
+    shift 2
+    local objects=("$folder/objects/$name"/{lib0,devc}.o)
+    if stale "objects-$name" "${objects[1]}" $here/requirements.txt \
+        $here/{compile,model,software,gguf_model}.py; then
+        printf 'smollm2: compiling for WebGPU, %s\n' "$name"
+        python3 $here/compile.py $gguf webgpu "$@" --output "$folder/objects/$name" \
+            2>$folder/compile.log || die "$(<$folder/compile.log)"
+        done_with
+    fi
+    if stale "wasm-$name" "$output" "${objects[@]}" tools/link_model.py \
+        hosts/wasm/runtime_exports.txt build/wasm/hosts/wasm/libsluice_model.a; then
+        printf 'smollm2: linking %s\n' "$output"
+        python3 tools/link_model.py -o "$output" "${objects[@]}"
+        done_with
+    fi
+}
+
 (($# > 0)) || set -- float32 float16
 for dtype; do
     web=$folder/web/$dtype
     mkdir -p "$web"
+    build_wasm "$dtype" "$web/model.wasm" --dtype "$dtype"
+    if [[ $dtype == float32 ]]; then
+        build_wasm "$dtype-software" "$web/model-software.wasm" --dtype "$dtype" --software
+    fi
 
-    objects=("$folder/objects/$dtype"/{lib0,devc}.o)
-    if stale "objects-$dtype" "${objects[1]}" $here/requirements.txt $here/{compile,model,gguf_model}.py; then
-        printf 'smollm2: compiling for WebGPU, %s\n' "$dtype"
-        python3 $here/compile.py $gguf webgpu --dtype "$dtype" --output "$folder/objects/$dtype" \
-            2>$folder/compile.log || die "$(<$folder/compile.log)"
-        done_with
-    fi
-    if stale "wasm-$dtype" "$web/model.wasm" "${objects[@]}" tools/link_model.py \
-        hosts/wasm/runtime_exports.txt build/wasm/hosts/wasm/libsluice_model.a; then
-        printf 'smollm2: linking %s\n' "$web/model.wasm"
-        python3 tools/link_model.py -o "$web/model.wasm" "${objects[@]}"
-        done_with
-    fi
     # Its size and time stand for its content, which tools/fetch_model.sh has checked
     stat -c '%s %Y' $gguf >$folder/gguf.stat
     if stale "weights-$dtype" "$web/tensor-cache.json" $folder/gguf.stat; then
@@ -67,7 +79,8 @@ for dtype; do
         $sluice pack $gguf --dtype "$dtype" --output "$web" --force --quiet
         done_with
     fi
-    if stale "tokenizer-$dtype" "$web/tokenizer.json" $folder/gguf.stat $here/{tokenizer,gguf_model}.py; then
+    if stale "tokenizer-$dtype" "$web/tokenizer.json" $folder/gguf.stat \
+        $here/{tokenizer,gguf_model}.py; then
         python3 $here/tokenizer.py $gguf "$web"
         done_with
     fi

@@ -14,6 +14,7 @@ import shutil
 import gguf_model
 import tvm
 from model import Config, export
+from software import RowAThread, TileAThread
 from tvm import relax
 from tvm.s_tir import dlight
 
@@ -21,12 +22,13 @@ CHUNK = 512  # tokens that one prefill takes at most
 WASM = {"kind": "llvm", "mtriple": "wasm32-unknown-unknown-wasm"}
 
 
-def pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
+def pipeline(target: tvm.target.Target, software: bool) -> tvm.transform.Pass:
     """The passes from the frontend's module to what the VM runs, as MLC-LLM orders them."""
     schedules = []
     if target.kind.name != "llvm":
         schedules.append(
             dlight.ApplyDefaultSchedule(
+                *([RowAThread(), TileAThread()] if software else []),
                 dlight.gpu.Matmul(),
                 dlight.gpu.GEMV(),
                 dlight.gpu.Reduction(),
@@ -60,10 +62,10 @@ def pipeline(target: tvm.target.Target) -> tvm.transform.Pass:
     )
 
 
-def build(config: Config, target: tvm.target.Target, dtype: str, chunk: int):
+def build(config: Config, target: tvm.target.Target, dtype: str, chunk: int, software: bool):
     module, _ = export(config, target, dtype, chunk)
     with target:
-        return relax.build(module, target=target, relax_pipeline=pipeline(target))
+        return relax.build(module, target=target, relax_pipeline=pipeline(target, software))
 
 
 def main() -> None:
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("target", choices=["webgpu", "llvm"])
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
+    parser.add_argument("--software", action="store_true", help="for an adapter that is software")
     parser.add_argument("--chunk", type=int, default=CHUNK)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
@@ -81,7 +84,7 @@ def main() -> None:
         target = tvm.target.Target("llvm")
     else:
         target = tvm.target.Target({"kind": "webgpu"}, host=WASM)
-    executable = build(config, target, arguments.dtype, arguments.chunk)
+    executable = build(config, target, arguments.dtype, arguments.chunk, arguments.software)
     arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.target == "llvm":
         executable.export_library(str(arguments.output / "model.so"))
