@@ -1,5 +1,5 @@
 import { SluiceError } from '../errors.js';
-import type { Owned, RuntimeFunction } from '../runtime/function.js';
+import type { RuntimeFunction } from '../runtime/function.js';
 import { RuntimeArray, RuntimeObject } from '../runtime/object.js';
 import type { Runtime } from '../runtime/runtime.js';
 import { Tensor } from '../runtime/tensor.js';
@@ -28,7 +28,7 @@ export interface LanguageModelParts {
   runtime: Runtime;
   /** Gives a function of the compiled model: `embed`, `prefill`, `decode`, `create_tir_paged_kv_cache`. */
   function: (name: string) => RuntimeFunction;
-  /** In the order of the metadata. The model's from now on. */
+  /** In the order of the metadata. They, and what the model makes, last as long as the runtime. */
   weights: readonly Tensor[];
   metadata: ModelMetadata;
   /** Where the model runs. */
@@ -88,7 +88,6 @@ export class LanguageModel {
   readonly #weights: RuntimeArray;
   readonly #cache: RuntimeObject;
   readonly #state: Readonly<Record<(typeof STATE_FUNCTIONS)[number], RuntimeFunction>>;
-  readonly #objects: Owned[];
   /** The tokens in the KV cache; undefined where it is not known what is there. */
   #tokens: number[] | undefined;
   #turn = performance.now();
@@ -123,8 +122,6 @@ export class LanguageModel {
     create.dispose();
     if (!(cache instanceof RuntimeObject)) throw noObject('create_tir_paged_kv_cache', 'KV cache');
     this.#cache = cache;
-    const functions = [this.#embed, this.#prefill, this.#decode, ...Object.values(this.#state)];
-    this.#objects = [...functions, ...weights, this.#weights, cache];
   }
 
   /**
@@ -152,10 +149,6 @@ export class LanguageModel {
       await this.#giveTurn();
       between();
     }
-  }
-
-  dispose(): void {
-    for (const each of this.#objects) each.dispose();
   }
 
   /** Takes out of the cache what differs from `tokens`, and gives how many stay: fewer than there are. */
