@@ -1,7 +1,7 @@
 import { SluiceError } from '../errors.js';
+import { gpuFunction } from '../runtime/gpu.js';
 import type { RuntimeModule } from '../runtime/object.js';
 import type { Runtime } from '../runtime/runtime.js';
-import { Pointer } from '../runtime/values.js';
 import { WebGPUDevice, type FunctionInfo } from '../runtime/webgpu/index.js';
 
 /**
@@ -27,11 +27,7 @@ export async function buildPipelines(
         const wgsl = getShader(name) as string;
         needFloat16(wgsl, gpu.device);
         const kernel = await gpu.createShaderAsync(info, wgsl);
-        // Launched as often as a model runs: a Pointer is a buffer's handle
-        const launch = (...args: (number | Pointer)[]): void => {
-          kernel(...args.map((each) => (each instanceof Pointer ? each.address : each)));
-        };
-        runtime.withScope(() => update(name, runtime.makeFunction(launch)));
+        runtime.withScope(() => update(name, gpuFunction(runtime, kernel)));
         onProgress(++done, kernels.length);
       }),
     );

@@ -1,4 +1,5 @@
 import {
+  ANY_BYTES,
   ANY_VALUE,
   ERROR_CELL,
   OBJECT_BYTES,
@@ -8,7 +9,7 @@ import {
   type RuntimeImports,
 } from './abi.js';
 import { writeView, type Where } from './arguments.js';
-import { describe, RuntimeError, valueError } from './errors.js';
+import { describe, RuntimeError, typeError, valueError } from './errors.js';
 import { Arena, Memory } from './memory.js';
 import { readOwned, readShared } from './results.js';
 import type { Scope } from './scope.js';
@@ -21,13 +22,26 @@ const MAX_DEPTH = 200;
 
 type HostFunction = (...args: Value[]) => unknown;
 
+/** What a direct function takes: a pointer is its address. */
+type PlainValue = undefined | boolean | number | bigint;
+
+/** A function that takes and gives nothing but plain values. */
+export type DirectCallback = (...args: PlainValue[]) => number | undefined;
+
+class DirectFunction {
+  readonly callback: DirectCallback;
+  constructor(callback: DirectCallback) {
+    this.callback = callback;
+  }
+}
+
 /** What tensors need of a device that is not the CPU. */
 export interface DeviceMemory {
   readonly device: GPUDevice;
   /** Takes a buffer over and gives its handle. */
   adoptBuffer(buffer: GPUBuffer): number;
   copyBytesToBuffer(bytes: Uint8Array, to: number, toOffset: number): void;
-  readBytes(from: number, fromOffset: number, nbytes: number): Promise<Uint8Array>;
+  readBytes(from: number, fromOffset: number, nbytes: number): Promise<Uint8Array<ArrayBuffer>>;
   sync(): Promise<void>;
   dispose(): void;
 }
@@ -51,6 +65,19 @@ export function importsOf(holder: { core?: Core }): RuntimeImports {
   };
 }
 
+function readNumber(memory: Memory, type: number, at: number): PlainValue {
+  switch (type) {
+    case TypeIndex.NONE:
+      return undefined;
+    case TypeIndex.BOOL:
+      return memory.integer(at + ANY_VALUE) !== 0;
+    case TypeIndex.FLOAT:
+      return memory.f64(at + ANY_VALUE);
+    default:
+      throw typeError(`a function of plain values was given one of type ${type | 0}`);
+  }
+}
+
 /** The call whose arguments are written, as errors name them. */
 class ArgumentOf implements Where {
   index = 0;
@@ -72,7 +99,7 @@ export class Core {
   /** WebGPU, where there is a device. */
   gpu: DeviceMemory | undefined;
   /** Of the module's imports, by index. 0 is no function's. */
-  readonly #functions: (HostFunction | Thrown | undefined)[] = [undefined];
+  readonly #functions: (HostFunction | DirectFunction | Thrown | undefined)[] = [undefined];
   readonly #freeFunctions: number[] = [];
   readonly #thrown = new Map<number, Thrown>();
   readonly #globals = new Map<string, number>();
@@ -215,11 +242,19 @@ export class Core {
     return this.#makeHostFunction(callback as HostFunction);
   }
 
+  /**
+   * The same for one that is called as often as kernels are launched: it is given numbers, and addresses for pointers, and
+   * neither makes objects nor calls C++.
+   */
+  makeDirectFunction(callback: DirectCallback): number {
+    return this.#makeHostFunction(new DirectFunction(callback));
+  }
+
   temporaryFunction(callback: Callback): number {
     return this.temporary(this.makeFunction(callback));
   }
 
-  #makeHostFunction(entry: HostFunction | Thrown): number {
+  #makeHostFunction(entry: HostFunction | DirectFunction | Thrown): number {
     const index = this.#freeFunctions.pop() ?? this.#functions.length;
     this.#functions[index] = entry;
     const { top, blocks } = this.arena;
@@ -254,6 +289,9 @@ export class Core {
     const { arena, scopes, memory } = this;
     memory.check();
     const callback = this.#functions[index];
+    if (callback instanceof DirectFunction) {
+      return this.#callDirectly(callback.callback, args, count, result);
+    }
     const scope = (this.#callbackScopes[this.#callbacks] ??= scopes.detached());
     this.#callbacks++;
     const before = scopes.enter(scope);
@@ -276,6 +314,31 @@ export class Core {
       scopes.leave(before);
       if (scope.size > 0) scope.releaseAll();
       this.endFrame(top, blocks, temporaries);
+    }
+  }
+
+  #callDirectly(callback: DirectCallback, args: number, count: number, result: number): number {
+    const { arena, memory } = this;
+    const { top, blocks } = arena;
+    try {
+      const values = new Array<PlainValue>(count);
+      for (let i = 0, at = args; i < count; i++, at += ANY_BYTES) {
+        const type = memory.u32(at);
+        values[i] =
+          type === TypeIndex.OPAQUE_POINTER
+            ? memory.u32(at + ANY_VALUE)
+            : type === TypeIndex.INT
+              ? memory.integer(at + ANY_VALUE)
+              : readNumber(memory, type, at);
+      }
+      const value = callback(...values);
+      if (value !== undefined) this.#writeResult(value, result);
+      return 0;
+    } catch (error) {
+      this.#raise(error);
+      return -1;
+    } finally {
+      arena.release(top, blocks);
     }
   }
 

@@ -1,7 +1,8 @@
+import type { DirectCallback } from './core.js';
 import { RuntimeError } from './errors.js';
+import { makeFunction, type RuntimeFunction } from './function.js';
 import type { Runtime } from './runtime.js';
-import { Pointer } from './values.js';
-import { WebGPUDevice } from './webgpu/index.js';
+import { WebGPUDevice, type KernelFunction } from './webgpu/index.js';
 
 /** Gives a runtime its GPU: the functions by which C++ reaches it, and what tensors need. */
 export function attachWebGPU(runtime: Runtime, device: GPUDevice): WebGPUDevice {
@@ -22,20 +23,21 @@ export function attachWebGPU(runtime: Runtime, device: GPUDevice): WebGPUDevice 
   const override = { override: true };
   runtime.registerFunction(
     'wasm.WebGPUDeviceAPI',
-    (name: string) => withHandles(gpu.deviceAPI(name)),
+    (name: string) => gpuFunction(runtime, gpu.deviceAPI(name)),
     override,
   );
   runtime.registerFunction(
     'wasm.WebGPUCreateShader',
-    (info: string, wgsl: string) => withHandles(gpu.createShader(info, wgsl)),
+    (info: string, wgsl: string) => gpuFunction(runtime, gpu.createShader(info, wgsl)),
     override,
   );
   return gpu;
 }
 
-/** C++ passes a buffer's handle as the pointer that it is to it. */
-function withHandles<Result>(
-  call: (...args: number[]) => Result,
-): (...args: (number | Pointer)[]) => Result {
-  return (...args) => call(...args.map((arg) => (arg instanceof Pointer ? arg.address : arg)));
+/** A function of the device, such as a kernel, for C++, which passes a buffer's handle as the pointer that it is to it. */
+export function gpuFunction(
+  { core }: Runtime,
+  call: KernelFunction | ((...args: number[]) => number | undefined),
+): RuntimeFunction {
+  return makeFunction(core, core.makeDirectFunction(call as DirectCallback));
 }

@@ -196,8 +196,7 @@ export class Tensor extends RuntimeObject {
   async read(): Promise<Uint8Array<ArrayBuffer>> {
     if (this.device.type === DEVICE_CPU) return this.bytes();
     this.#needContiguous('read');
-    const bytes = await this.#gpu().readBytes(this.data, this.byteOffset, this.nbytes);
-    return new Uint8Array(bytes);
+    return this.#gpu().readBytes(this.data, this.byteOffset, this.nbytes);
   }
 
   override toString(): string {

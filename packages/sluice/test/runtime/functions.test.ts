@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, before, describe, test } from 'node:test';
 import {
+  Pointer,
   RuntimeError,
   SluiceError,
   Tensor,
@@ -105,6 +106,58 @@ describe('calls', () => {
     const array = runtime.array([1]);
     array.dispose();
     throws(() => nop(array), 'ValueError', 'array was disposed');
+  });
+});
+
+describe('direct functions', () => {
+  /** Registers a function of plain values. */
+  const direct = (
+    act: (...args: (undefined | boolean | number | bigint)[]) => number | undefined,
+  ): void => {
+    const { core } = runtime;
+    const handle = core.makeDirectFunction(act);
+    core.withName('test.direct', (span) =>
+      core.checkStatus(core.exports.TVMFFIFunctionSetGlobal(span, handle, 1)),
+    );
+    core.release(handle, core.calls);
+  };
+  const called = (...args: Argument[]): Value => runtime.getFunction('test.direct')(...args);
+
+  test('get numbers, and addresses for pointers', () => {
+    const seen: unknown[] = [];
+    direct((...values) => {
+      seen.push(...values);
+      return 2 ** 40;
+    });
+    const pointer = new Pointer(0xffff_fff0);
+    assert.equal(called(pointer, -7, 2 ** 53 - 1, -(2n ** 60n), 0.5, true, undefined), 2 ** 40);
+    assert.deepEqual(seen, [0xffff_fff0, -7, 2 ** 53 - 1, -(2n ** 60n), 0.5, true, undefined]);
+    direct(() => undefined);
+    assert.equal(called(1), undefined);
+  });
+  test('are given no objects', () => {
+    direct(() => 0);
+    throws(
+      () => called(1, [2, 3]),
+      'TypeError',
+      'a function of plain values was given one of type 69',
+    );
+    throws(() => called('text'), 'TypeError', 'a function of plain values was given one of type 8');
+  });
+  test('throw what they throw', () => {
+    const thrown = new RangeError('out of it');
+    direct(() => {
+      throw thrown;
+    });
+    assert.throws(called, (error) => error === thrown);
+  });
+  test('are released when they are removed', () => {
+    runtime.removeFunction('test.direct');
+    const before = runtime.core.hostFunctions;
+    direct(() => 0);
+    assert.equal(runtime.core.hostFunctions, before + 1);
+    runtime.removeFunction('test.direct');
+    assert.equal(runtime.core.hostFunctions, before);
   });
 });
 

@@ -5,7 +5,7 @@ import type { GpuErrors } from './gpu_errors.js';
 /** What a kernel's bind groups are made of. */
 export interface GroupShape {
   readonly name: string;
-  /** Distinguishes kernels in keys. */
+  /** Another one for each kernel. */
   readonly id: number;
   readonly layout: GPUBindGroupLayout;
   readonly writable: readonly boolean[];
@@ -13,9 +13,14 @@ export interface GroupShape {
   readonly uniformBytes: number;
 }
 
-interface Cached {
+/** A bind group that is kept. */
+export interface CachedGroup {
   readonly group: GPUBindGroup;
+  readonly shape: GroupShape;
   readonly entries: readonly BufferEntry[];
+  readonly hash: number;
+  /** The next of the same hash. */
+  next: CachedGroup | undefined;
 }
 
 const VALIDATION: readonly GPUErrorFilter[] = ['validation'];
@@ -29,7 +34,10 @@ export class BindGroups {
   readonly #device: GPUDevice;
   readonly #errors: GpuErrors;
   readonly #most: number;
-  readonly #groups = new Map<string, Cached>();
+  /** By hash. */
+  readonly #table = new Map<number, CachedGroup>();
+  /** The oldest first. */
+  readonly #groups = new Set<CachedGroup>();
 
   constructor(device: GPUDevice, errors: GpuErrors, most: number) {
     this.#device = device;
@@ -41,15 +49,17 @@ export class BindGroups {
     return this.#groups.size;
   }
 
-  /** `key`: the shape's id and the handles. `uniforms` is only called for when the group has to be made. */
-  get(
-    key: string,
-    shape: GroupShape,
-    entries: readonly BufferEntry[],
-    uniforms: () => GPUBuffer,
-  ): GPUBindGroup {
-    const cached = this.#groups.get(key);
-    if (cached !== undefined) return cached.group;
+  /** `uniforms` is only called for when the group has to be made. */
+  get(shape: GroupShape, entries: readonly BufferEntry[], uniforms: () => GPUBuffer): GPUBindGroup {
+    const { length } = entries;
+    let hash = shape.id;
+    for (let i = 0; i < length; i++) hash = (Math.imul(hash, 0x9e3779b1) + entries[i]!.handle) | 0;
+    for (let cached = this.#table.get(hash); cached; cached = cached.next) {
+      if (cached.shape !== shape) continue;
+      let i = 0;
+      while (i < length && cached.entries[i] === entries[i]) i++;
+      if (i === length) return cached.group;
+    }
     this.#check(shape, entries);
     const buffer = uniforms();
     const group = this.#errors.capture(
@@ -66,31 +76,44 @@ export class BindGroups {
       { filters: VALIDATION },
     );
     this.made++;
-    this.#groups.set(key, { group, entries: [...entries] });
-    for (const entry of entries) entry.groups.add(key);
+    const next = this.#table.get(hash);
+    const cached: CachedGroup = { group, shape, entries: [...entries], hash, next };
+    this.#table.set(hash, cached);
+    this.#groups.add(cached);
+    for (const entry of entries) entry.groups.add(cached);
     if (this.#groups.size > this.#most) this.#dropOldest();
     return group;
   }
 
   /** Forgets the groups that hold a buffer. */
   drop(entry: BufferEntry): void {
-    for (const key of entry.groups) this.#forget(key);
+    for (const cached of entry.groups) this.#forget(cached);
   }
 
   clear(): void {
-    for (const key of this.#groups.keys()) this.#forget(key);
+    for (const cached of this.#groups) this.#forget(cached);
   }
 
   #dropOldest(): void {
-    for (const key of this.#groups.keys()) {
-      this.#forget(key);
+    for (const cached of this.#groups) {
+      this.#forget(cached);
       return;
     }
   }
 
-  #forget(key: string): void {
-    for (const entry of this.#groups.get(key)?.entries ?? []) entry.groups.delete(key);
-    this.#groups.delete(key);
+  #forget(cached: CachedGroup): void {
+    for (const entry of cached.entries) entry.groups.delete(cached);
+    this.#groups.delete(cached);
+    const first = this.#table.get(cached.hash);
+    if (first !== cached) {
+      let before = first;
+      while (before && before.next !== cached) before = before.next;
+      if (before) before.next = cached.next;
+    } else if (cached.next) {
+      this.#table.set(cached.hash, cached.next);
+    } else {
+      this.#table.delete(cached.hash);
+    }
   }
 
   /** What WebGPU would refuse, while the call that does it is known. */

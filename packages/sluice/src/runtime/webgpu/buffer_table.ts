@@ -1,4 +1,5 @@
 import { SluiceError } from '../../errors.js';
+import type { CachedGroup } from './bind_groups.js';
 
 /** One buffer, as long as its handle is valid. */
 export interface BufferEntry {
@@ -8,8 +9,8 @@ export interface BufferEntry {
   readonly nbytes: number;
   /** The last batch of commands that uses it. */
   batch: number;
-  /** Keys of the cached bind groups that hold it. */
-  readonly groups: Set<string>;
+  /** The bind groups that hold it. */
+  readonly groups: Set<CachedGroup>;
 }
 
 /** The device's handles: from 1, each an index of the table; 0 is null. Those of freed buffers are given out again. */
@@ -23,7 +24,7 @@ export class BufferTable {
   /** Takes over a buffer, of which `nbytes` bytes are somebody's. */
   add(buffer: GPUBuffer, nbytes: number): BufferEntry {
     const handle = this.#free.pop() ?? this.#entries.length;
-    const entry = { handle, buffer, nbytes, batch: 0, groups: new Set<string>() };
+    const entry = { handle, buffer, nbytes, batch: 0, groups: new Set<CachedGroup>() };
     this.#entries[handle] = entry;
     this.#allocatedBytes += buffer.size;
     this.#totalBytes += buffer.size;

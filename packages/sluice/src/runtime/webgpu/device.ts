@@ -202,8 +202,12 @@ export class WebGPUDevice {
     }).catch(() => undefined); // sync() tells
   }
 
-  /** Bytes of a buffer, as the commands so far leave them. */
-  async readBytes(from: number, fromOffset: number, nbytes: number): Promise<Uint8Array> {
+  /** A copy of bytes of a buffer, as the commands so far leave them. */
+  async readBytes(
+    from: number,
+    fromOffset: number,
+    nbytes: number,
+  ): Promise<Uint8Array<ArrayBuffer>> {
     const what = `reading ${nbytes} bytes of a GPU buffer`;
     let copy = new Uint8Array(0);
     const read = this.#read(what, from, fromOffset, nbytes, (bytes) => (copy = bytes.slice()));

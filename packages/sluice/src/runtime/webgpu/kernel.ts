@@ -71,14 +71,12 @@ class Kernel implements GroupShape {
       );
     }
     // Everything is checked before the first command, so that a wrong call leaves no trace
-    let key = `${this.id}`;
     const entries = this.#entries;
     for (let i = 0; i < buffers.length; i++) {
       const handle = args[buffers[i]!];
       const entry = typeof handle === 'number' ? table.find(handle) : undefined;
       if (entry === undefined) throw noBuffer(handle, `kernel "${name}": argument ${buffers[i]!}`);
       entries[i] = entry;
-      key += `,${entry.handle}`;
     }
     const extents = this.#extents;
     const first = argumentCount - dims.length;
@@ -106,7 +104,7 @@ class Kernel implements GroupShape {
     const words = this.#words(args, blocks);
     if (x === 0 || y === 0) return;
     this.#place(words);
-    const group = groups.get(key, this, entries, this.#uniforms);
+    const group = groups.get(this, entries, this.#uniforms);
     for (let i = 0; i < buffers.length; i++) entries[i]!.batch = batch.id;
     batch.dispatch(name, this.#pipeline, group, this.#offsets, x, y, z);
   }
