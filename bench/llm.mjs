@@ -7,7 +7,6 @@ import { median } from './size.mjs';
 const SIDES = ['sluice', 'tvmjs'];
 const EXPECTED = new URL('../models/smollm2/expected.json', import.meta.url);
 const TARGET = 1.3;
-const STARTS = 3;
 
 /**
  * Interleaved rounds on one host: prompts of `prefill` tokens, answers of `decode`. Both sides must give the same tokens, and
@@ -76,13 +75,13 @@ export async function llmFigures({ host, origin, dtype, rounds, prefill, decode 
 }
 
 /** Milliseconds from nothing to the first token, by phases, of either side: medians of some, the weights kept before. */
-export async function llmStart({ host, origin, dtype, prefill, sides = SIDES }) {
+export async function llmStart({ host, origin, dtype, starts, prefill }) {
   const each = { url: `${origin}/llm/${dtype}`, thread: 'main' };
   const { answers } = JSON.parse(await readFile(EXPECTED, 'utf8'));
   const prompt = answers.flatMap(({ tokens }) => tokens).slice(0, prefill);
-  const figures = Object.fromEntries(sides.map((side) => [side, []]));
-  for (let i = 0; i <= STARTS; i++) {
-    for (const side of sides) {
+  const figures = Object.fromEntries(SIDES.map((side) => [side, []]));
+  for (let i = 0; i <= starts; i++) {
+    for (const side of SIDES) {
       const task = { contestant: 'llm start', side, prompt, store: true };
       const { milliseconds } = (await host.run({ ...each, ...task })).figures;
       say(`start ${i}: ${side}: ${Math.round(milliseconds.total)} ms`);
@@ -90,7 +89,7 @@ export async function llmStart({ host, origin, dtype, prefill, sides = SIDES }) 
     }
   }
   return Object.fromEntries(
-    sides.map((side) => [
+    SIDES.map((side) => [
       side,
       Object.fromEntries(
         Object.keys(figures[side][0]).map((phase) => [

@@ -33,6 +33,7 @@ const HELP = `Usage: node bench/main.mjs [options]
   --dtypes LIST     of these models (float32)
   --prefill N       tokens of their prompts (128)
   --decode N        tokens of their answers (64)
+  --starts N        times that they are started with their weights stored, after one that stores them (3)
   --hosts LIST      of node, chromium: where expand, runtime, dispatch and llm are measured (both)
   --package FOLDER  the built package (packages/sluice/dist)
   --sluice FILE     the command (build/native/hosts/native/sluice)
@@ -144,6 +145,7 @@ const { values: options } = parseArgs({
     dtypes: { type: 'string', default: 'float32' },
     prefill: { type: 'string', default: '128' },
     decode: { type: 'string', default: '64' },
+    starts: { type: 'string', default: '3' },
     hosts: { type: 'string', default: 'node,chromium' },
     budget: { type: 'string', default: '64MiB' },
     connections: { type: 'string', default: '4' },
@@ -283,13 +285,13 @@ try {
     }
   }
   if (where.has('llm')) {
-    const [prefill, decode] = [Number(options.prefill), Number(options.decode)];
+    const [prefill, decode, starts] = [options.prefill, options.decode, options.starts].map(Number);
     for (const dtype of options.dtypes.split(',')) {
       const task = { origin: server.origin, dtype, rounds, prefill, decode };
       const both = await inBoth(async (host) => {
         const each = await llmFigures({ ...task, host });
         // The store is a browser's
-        const start = host.browser && (await llmStart({ ...task, host }));
+        const start = host.browser && (await llmStart({ ...task, starts, host }));
         return { ...each, ...(start ? { start } : {}) };
       }, LLM_TIMEOUT);
       (figures.llm ??= {})[dtype] = both;
