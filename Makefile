@@ -82,7 +82,7 @@ demo: package ## Serve the demo page on 127.0.0.1
 reference: | setup
 	@tools/fetch_model.sh reference
 
-test: build asan reference ## Run every test; the last line is `N passed, M failed`
+test: build asan reference smollm2 ## Run every test; the last line is `N passed, M failed`
 	@tools/test.py
 
 lint: package ## Check format, lint and layering; the last line is `N passed, M failed`
