@@ -1,12 +1,13 @@
 // Measures loading against a bare loop and against the common way, sizes, start-up and memory.
 // Plain Node 20 without packages, so that it also runs where there is nothing but a browser and a GPU.
+import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { dirname, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { codecFigures } from './codecs.mjs';
-import { startChromium, startNode, startServer, startSluice } from './hosts.mjs';
+import { softwareAdapter, startChromium, startNode, startServer, startSluice } from './hosts.mjs';
 import { expandFigures, expandText } from './expand.mjs';
 import { llmFigures, llmStart, llmText } from './llm.mjs';
 import { memoryFigures, memoryText } from './memory.mjs';
@@ -30,10 +31,10 @@ const HELP = `Usage: node bench/main.mjs [options]
   --only TEXT       only contestants whose name contains it; of the store, those and what they are compared with
   --servers N       processes of the server (1, or 4 where there are 8 processors)
   --llm FOLDER      of the compiled models, float32 and float16 (build/smollm2/web); weights that are not there are made
-  --dtypes LIST     of these models (float32)
-  --prefill N       tokens of their prompts (128)
-  --decode N        tokens of their answers (64)
-  --starts N        times that they are started with their weights stored, after one that stores them (3)
+  --dtypes LIST     of these models (float32; where the GPU is software, float32-software)
+  --prefill N       tokens of their prompts (128; there 16)
+  --decode N        tokens of their answers (64; there 6)
+  --starts N        times that they are started with their weights stored, after one that stores them (3; there 1)
   --hosts LIST      of node, chromium: where expand, runtime, dispatch and llm are measured (both)
   --package FOLDER  the built package (packages/sluice/dist)
   --sluice FILE     the command (build/native/hosts/native/sluice)
@@ -52,6 +53,11 @@ const DISPATCH_ROUNDS = 4;
 const RUNTIME_ROUNDS = 10;
 /** Of one answer, also where the GPU is software. */
 const LLM_TIMEOUT = 600_000;
+/** There a token takes seconds, and the schedules of real GPUs minutes. */
+const LLM = softwareAdapter
+  ? { dtypes: 'float32-software', prefill: '16', decode: '6', starts: '1' }
+  : { dtypes: 'float32', prefill: '128', decode: '64', starts: '3' };
+const LLM_ROUNDS_OF_SOFTWARE = 2;
 
 const INCUMBENT = [
   { name: 'tvmjs 0.27 fetchTensorCache', contestant: 'fetchTensorCache' },
@@ -142,10 +148,10 @@ const { values: options } = parseArgs({
     only: { type: 'string', default: '' },
     servers: { type: 'string', default: cpus().length >= 8 ? '4' : '1' },
     llm: { type: 'string', default: resolve(ROOT, 'build/smollm2/web') },
-    dtypes: { type: 'string', default: 'float32' },
-    prefill: { type: 'string', default: '128' },
-    decode: { type: 'string', default: '64' },
-    starts: { type: 'string', default: '3' },
+    dtypes: { type: 'string', default: LLM.dtypes },
+    prefill: { type: 'string', default: LLM.prefill },
+    decode: { type: 'string', default: LLM.decode },
+    starts: { type: 'string', default: LLM.starts },
     hosts: { type: 'string', default: 'node,chromium' },
     budget: { type: 'string', default: '64MiB' },
     connections: { type: 'string', default: '4' },
@@ -287,7 +293,15 @@ try {
   if (where.has('llm')) {
     const [prefill, decode, starts] = [options.prefill, options.decode, options.starts].map(Number);
     for (const dtype of options.dtypes.split(',')) {
-      const task = { origin: server.origin, dtype, rounds, prefill, decode };
+      const folder = resolve(options.llm, dtype);
+      if (!existsSync(resolve(folder, 'model.wasm'))) {
+        texts.push(
+          `The compiled model, ${dtype}: not measured: ${folder} has none; make smollm2 makes it.`,
+        );
+        continue;
+      }
+      const most = softwareAdapter ? Math.min(rounds, LLM_ROUNDS_OF_SOFTWARE) : rounds;
+      const task = { origin: server.origin, dtype, rounds: most, prefill, decode };
       const both = await inBoth(async (host) => {
         const each = await llmFigures({ ...task, host });
         // The store is a browser's
