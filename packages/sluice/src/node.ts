@@ -1,5 +1,5 @@
 /** Sluice in Node: the same package over local files and http(s). */
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -17,26 +17,9 @@ import type { Source } from './sources/source.js';
 import { ModelStore } from './store/model_store.js';
 import { nodePlatform } from './store/node.js';
 import { checkStore, storeKey, StoreUse } from './store/store_use.js';
+import { loaderModule } from './wasm_files_node.js';
 
 export * from './exports.js';
-
-let compiled: Promise<WebAssembly.Module> | undefined;
-
-/** The loader's wasm lies beside this file; compiled once a process, and again after a failure. */
-function loaderModule(): Promise<WebAssembly.Module> {
-  const file = fileURLToPath(new URL('./sluice_loader.wasm', import.meta.url));
-  compiled ??= readFile(file)
-    .then((bytes) => WebAssembly.compile(bytes))
-    .catch((cause: unknown) => {
-      compiled = undefined;
-      throw new SluiceError('internal', `${file} does not load: ${asSluiceError(cause).message}`, {
-        file,
-        hint: "it lies beside the package's JavaScript; install the package again",
-        cause,
-      });
-    });
-  return compiled;
-}
 
 /**
  * Loads a model. `from` is an http(s) or file URL or a path, of a manifest, a file or a folder; or a `Blob` or

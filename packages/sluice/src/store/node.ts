@@ -1,23 +1,12 @@
-import { readFile, statfs } from 'node:fs/promises';
+import { statfs } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { diskRoot } from './disk.js';
 import { diskLocks } from './disk_locks.js';
+import { storeModule } from '../wasm_files_node.js';
 import type { StorePlatform } from './platform.js';
 import type { Port } from './remote_io.js';
 import { WorkerPool } from './worker_pool.js';
-
-let compiled: Promise<WebAssembly.Module> | undefined;
-
-function storeModule(): Promise<WebAssembly.Module> {
-  compiled ??= readFile(new URL('../sluice_store.wasm', import.meta.url))
-    .then((bytes) => WebAssembly.compile(bytes))
-    .catch((error: unknown) => {
-      compiled = undefined;
-      throw error;
-    });
-  return compiled;
-}
 
 /** The store in a folder of the disk, which is made where it is not there. */
 export async function nodePlatform(directory: string): Promise<StorePlatform> {
