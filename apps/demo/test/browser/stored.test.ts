@@ -77,6 +77,8 @@ describe('stored models on the demo page', () => {
     await page.setViewportSize({ width: 1440, height: 900 });
     await page.goto(`${demo.origin}/`);
     await page.locator('#stored-body').waitFor();
+    // It says so until the store's workers have started, which takes a while on a busy machine
+    await page.locator('#stored-usage:not(:text("Looking into"))').waitFor();
   }
 
   const text = async (selector: string): Promise<string> =>
