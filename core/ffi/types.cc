@@ -130,17 +130,23 @@ bool is_text(const TVMFFIByteArray& bytes) { return bytes.data != nullptr || byt
 int32_t allocate_index(std::string_view key, int32_t static_index, int32_t child_slots,
                        Type* parent) {
   Types& all = table();
+  const int32_t slots = child_slots + 1;
   if (static_index >= 0) {
-    const Type* taken = type_at(static_index);
-    if (static_index >= kTVMFFIDynObjectBegin || taken != nullptr)
-      return raise_value(concat("type ", quote(key), ": the static index ", static_index,
-                                taken == nullptr ? " is not below 128" : " belongs to ",
-                                taken == nullptr ? std::string_view() : text(taken->type_key)));
+    if (static_index > kTVMFFIDynObjectBegin - slots)
+      return raise_value(concat("type ", quote(key), ": the static index ", static_index, " and ",
+                                child_slots, " for children are not below 128"));
+    // The slots of another type are for its children, whether they are there yet or not
+    for (int32_t i = static_index + slots; i-- > 0;) {
+      const Type* other = all.by_index[static_cast<size_t>(i)];
+      if (other != nullptr && other->type_index + other->slots > static_index)
+        return raise_value(concat("type ", quote(key), ": the static index ", static_index,
+                                  slots == 1 ? "" : ", or one of its children's,", " belongs to ",
+                                  text(other->type_key)));
+    }
     return static_index;
   }
   if (parent == nullptr)
     return raise_value(concat("type ", quote(key), " has neither a static index nor a parent"));
-  const int32_t slots = child_slots + 1;
   if (slots <= parent->slots - parent->used_slots) {
     const int32_t index = parent->type_index + parent->used_slots;
     parent->used_slots += slots;

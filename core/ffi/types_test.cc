@@ -99,6 +99,22 @@ TEST(Types, StaticIndicesAreGivenOnce) {
   refuse(INT32_MAX, {"below 128"});
 }
 
+TEST(Types, StaticIndicesStayOutOfTheSlotsOfOthers) {
+  const auto refuse = [](int32_t static_index, int32_t child_slots,
+                         std::initializer_list<std::string_view> named) {
+    EXPECT_EQ(add_type("test.Between", kTVMFFIObject, 1, child_slots, true, static_index), -1);
+    expect_raised(-1, "ValueError", named);
+  };
+  ASSERT_EQ(add_type("test.StaticParent", kTVMFFIObject, 1, 3, false, 100), 100);
+  ASSERT_EQ(add_type("test.StaticChild1", 100, 2), 101);
+  refuse(101, 0, {"101", "test.StaticChild1"});
+  refuse(102, 0, {"102", "test.StaticParent"});
+  refuse(98, 2, {"98", "children", "test.StaticParent"});
+  refuse(126, 2, {"126", "2 for children", "below 128"});
+  EXPECT_EQ(add_type("test.StaticChild2", 100, 2), 102);
+  EXPECT_EQ(add_type("test.Between", kTVMFFIObject, 1, 1, true, 98), 98);
+}
+
 TEST(Types, WhatCannotBeIsAnError) {
   const auto refuse = [](int32_t status, std::initializer_list<std::string_view> named) {
     EXPECT_EQ(status, -1);
