@@ -74,8 +74,9 @@ smollm2: model build/native/build.ninja build/wasm/build.ninja ## Compile SmolLM
 checksmollm2: smollm2 package ## Hold SmolLM2's files, tokenizer and first answer to the reference
 	@$(NODE) --import tsx --test tests/smollm2/check.ts
 
-# Of the native build only the command is needed, not the tests
-run: package model ## Load a real model into headless Chromium's WebGPU, check every tensor, report
+# Of the native build only the command is needed, not the tests. A model of the caller's is not compiled, so it does not talk
+run: SMOLLM2 := float32
+run: package model $(if $(findstring --model,$(RUN)),,smollm2) ## Load a real model into headless Chromium's WebGPU, check every tensor, let it answer
 	@cmake --build --preset native -j $(JOBS) --target sluice
 	@$(NODE) --import tsx apps/run/main.ts $(RUN)
 

@@ -1,12 +1,10 @@
 // The main job on real input: a published model is packed, served, loaded into WebGPU in headless Chromium, and loaded
 // again from the browser's local store. Both times every tensor is read back and held against what the native command
-// computed from the original file.
-import { spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
+// computed from the original file. Then the model, compiled by `make smollm2`, answers a prompt.
+import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm } from 'node:fs/promises';
-import { basename, join } from 'node:path';
-import { createInterface } from 'node:readline';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
@@ -16,12 +14,16 @@ import {
   startChromium,
   type Chromium,
 } from '../../packages/sluice/test/support/chromium.js';
+import { answerPrompt } from './answer.js';
 import { digestInPage, loadInPage, type LoadResult, type TensorDigest } from './page.js';
+import { serve, type ModelServer } from './server_process.js';
 import { formatBytes, ProgressBar } from './terminal.js';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const SLUICE = join(ROOT, 'build/native/hosts/native/sluice');
 const MODEL = join(ROOT, 'build/models/SmolLM2-135M-Instruct.Q4_1.gguf');
+/** The same model compiled, with its weights packed, by `make smollm2`. */
+const COMPILED = join(ROOT, 'build/smollm2/web/float32');
 
 /** What `sluice load --digests` writes. */
 interface Digests {
@@ -32,16 +34,20 @@ interface Digests {
 const { values } = parseArgs({
   options: {
     model: { type: 'string', default: MODEL },
-    dtype: { type: 'string', default: 'float16' },
+    dtype: { type: 'string', default: 'float32' },
     budget: { type: 'string', default: '64' },
+    prompt: { type: 'string', default: 'What is the capital of France?' },
+    tokens: { type: 'string', default: '24' },
     help: { type: 'boolean', default: false },
   },
 });
 if (values.help) {
   console.log(
-    'usage: make run [RUN="--model FILE --dtype float16|float32|bfloat16 --budget MiB"]\n' +
+    'usage: make run [RUN="--prompt TEXT --tokens N --budget MiB"]\n' +
+      '       make run  RUN="--model FILE [--dtype float16|float32|bfloat16] [--budget MiB]"\n' +
       'Packs the model, serves it on 127.0.0.1, loads it in headless Chromium, loads it again from the\n' +
-      'local store, and checks every tensor both times.',
+      'local store, and checks every tensor both times. Then the model answers the prompt with N tokens at\n' +
+      'most, always the likeliest; a model of yours is loaded and checked only.',
   );
   process.exit(0);
 }
@@ -54,9 +60,11 @@ try {
 }
 
 async function main(model: string, dtype: string, budgetBytes: number): Promise<number> {
-  const packed = join(ROOT, 'build/run', `${basename(model).replace(/\.[^.]*$/, '')}-${dtype}`);
-  await pack(model, dtype, packed);
-  const expected = JSON.parse(await readFile(join(packed, 'digests.json'), 'utf8')) as Digests;
+  const answers = model === MODEL && dtype === 'float32';
+  const made = join(ROOT, 'build/run', `${basename(model).replace(/\.[^.]*$/, '')}-${dtype}`);
+  const packed = answers ? COMPILED : join(made, 'packed');
+  if (!answers) await pack(model, dtype, packed);
+  const expected = await digestsOf(model, dtype, join(made, 'digests.json'));
 
   const server = await serve(packed);
   const chromium = await startChromium();
@@ -71,7 +79,16 @@ async function main(model: string, dtype: string, budgetBytes: number): Promise<
       );
       return 1;
     }
-    return cold.wrong.length + warm.wrong.length === 0 ? 0 : 1;
+    if (cold.wrong.length + warm.wrong.length > 0) return 1;
+    if (!answers) return 0;
+    const { prompt, tokens } = values;
+    return (await answerPrompt(chromium, server.origin, {
+      prompt,
+      tokens: Number(tokens),
+      budgetBytes,
+    }))
+      ? 0
+      : 1;
   } finally {
     await chromium.close();
     server.stop();
@@ -116,14 +133,20 @@ async function loadAndCheck(
   }
 }
 
-/** Packs the model and digests the original, once: both are kept with the packed files. */
+/** Packs the model, once. */
 async function pack(model: string, dtype: string, packed: string): Promise<void> {
-  if (existsSync(join(packed, 'digests.json'))) return;
+  if (existsSync(join(packed, 'tensor-cache.json'))) return;
   await rm(packed, { recursive: true, force: true });
-  await mkdir(packed, { recursive: true });
   run(['pack', model, '--output', packed, '--dtype', dtype]);
-  // From the original, not from what was packed: the check covers the packing too
-  run(['load', model, '--discard', '--dtype', dtype, '--digests', join(packed, 'digests.json')]);
+}
+
+/** From the original, not from what was packed: the check covers the packing too. Computed once. */
+async function digestsOf(model: string, dtype: string, file: string): Promise<Digests> {
+  if (!existsSync(file)) {
+    await mkdir(dirname(file), { recursive: true });
+    run(['load', model, '--discard', '--dtype', dtype, '--digests', file]);
+  }
+  return JSON.parse(await readFile(file, 'utf8')) as Digests;
 }
 
 function run(args: string[]): void {
@@ -134,31 +157,6 @@ function run(args: string[]): void {
     console.error(`make run: sluice ${args[0] ?? ''} failed with status ${String(status)}`);
     process.exit(status ?? 1);
   }
-}
-
-interface ModelServer {
-  origin: string;
-  /** Bytes that it has sent so far, headers and all. */
-  sentBytes(): Promise<number>;
-  stop(): void;
-}
-
-async function serve(root: string): Promise<ModelServer> {
-  const script = join(ROOT, 'apps/run/serve.ts');
-  const child = spawn(process.execPath, ['--import', 'tsx', script, root], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
-  const lines = createInterface({ input: child.stdout });
-  const line = async (): Promise<string> => ((await once(lines, 'line')) as [string])[0];
-  return {
-    origin: await line(),
-    async sentBytes() {
-      const answer = line();
-      child.stdin.write('\n');
-      return Number(await answer);
-    },
-    stop: () => child.stdin.end(),
-  };
 }
 
 /** What differs between the tensors read back and those of the original file, a line each. */

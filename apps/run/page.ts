@@ -1,5 +1,6 @@
 // What runs in the page. Each function is sent there as text, so it sees nothing of this file but types.
 import type * as Sluice from 'sluice';
+import type * as SluiceChat from 'sluice/chat';
 
 export interface LoadResult {
   report: Sluice.LoadReport;
@@ -16,6 +17,7 @@ export interface TensorDigest {
 type Page = typeof globalThis & {
   model: Sluice.Model;
   report: (done: number, total: number) => Promise<void>;
+  say: (text: string) => Promise<void>;
 };
 
 /** Loads the model into WebGPU and keeps it in the page. */
@@ -64,4 +66,55 @@ export async function digestInPage(): Promise<Record<string, TensorDigest>> {
     digests[name] = { dtype, shape, sha256 };
   }
   return digests;
+}
+
+export interface AnswerResult {
+  text: string;
+  usage: SluiceChat.CompletionUsage;
+  milliseconds: SluiceChat.ChatReport['milliseconds'];
+}
+
+/** Makes a chat of the compiled model and answers the prompt, always with the likeliest token. */
+export async function answerInPage(options: {
+  url: string;
+  budgetBytes: number;
+  prompt: string;
+  tokens: number;
+}): Promise<AnswerResult> {
+  const { url, budgetBytes, prompt, tokens } = options;
+  const page = globalThis as Page;
+  const entry = '/dist/chat/index.js'; // in a variable, so that the compiler does not look for it
+  const { createChat } = (await import(entry)) as typeof SluiceChat;
+  const adapter = await navigator.gpu.requestAdapter();
+  // Made for processors: docs/models.md
+  const software = adapter?.info.architecture === 'swiftshader';
+  const chat = await createChat({
+    model: {
+      wasm: `${url}${software ? 'model-software.wasm' : 'model.wasm'}`,
+      weights: url,
+      tokenizer: `${url}tokenizer.json`,
+      config: `${url}tokenizer_config.json`,
+    },
+    contextWindowSize: 1024,
+    load: { budgetBytes, store: true },
+  });
+  const stream = await chat.completions.create({
+    messages: [{ role: 'user', content: prompt }],
+    temperature: 0,
+    max_tokens: tokens,
+    stream: true,
+    stream_options: { include_usage: true },
+  });
+  let text = '';
+  let usage: SluiceChat.CompletionUsage | undefined;
+  for await (const chunk of stream) {
+    const piece = chunk.choices[0]?.delta.content ?? '';
+    text += piece;
+    usage ??= chunk.usage;
+    if (piece) await page.say(piece);
+  }
+  const { milliseconds } = chat.report;
+  await chat.dispose();
+  if (!usage) throw new Error('the answer came without its usage');
+  return { text, usage, milliseconds };
 }

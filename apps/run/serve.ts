@@ -11,7 +11,8 @@ subscribe('http.server.request.start', (message) => {
   sockets.add((message as { socket: Socket }).socket);
 });
 const [, , root = '.'] = process.argv;
-const server = await startServer({ root, cors: true });
+// As `sluice serve` does: Chromium holds whole responses that it may cache in memory (docs/benchmarks.md, memory)
+const server = await startServer({ root, cors: true, headers: { 'Cache-Control': 'no-store' } });
 console.log(server.origin);
 const lines = createInterface({ input: process.stdin });
 lines.on('line', () => {
