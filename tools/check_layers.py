@@ -21,7 +21,7 @@ LAYERS = [
     ("core/formats", "core/store", "core/ffi"),
     ("core/load",),
     ("core/runtime",),
-    ("core/vm",),
+    ("core/vm", "core/rpc"),
     ("hosts/wasm", "hosts/native"),
 ]
 RANK = {folder: rank for rank, row in enumerate(LAYERS) for folder in row}
@@ -87,6 +87,8 @@ def self_test() -> None:
     assert check("core/store/a.cc", '#include "core/formats/open.h"\n') != []
     assert check("core/ffi/a.cc", '#include "core/base/error.h"\n') == []
     assert check("core/ffi/a.cc", '#include "core/store/journal.h"\n') != []
+    assert check("core/rpc/a.cc", '#include "core/runtime/tensor.h"\n') == []
+    assert check("core/rpc/a.cc", '#include "core/vm/vm.h"\n') != []
     assert check("hosts/wasm/a.cc", '#include "hosts/native/b.h"\n') != []
     assert check("core/base/a.cc", '#include "core/elsewhere/b.h"\n') != []
     assert check(TS_ROOT + "/sources/http.ts", "import { a } from '../errors.js';") == []
