@@ -1,5 +1,5 @@
 // Runs in a page and in a worker of a browser: the main paths of sluice/tvmjs.
-import type * as Tvmjs from '../../src/tvmjs/index.js';
+import type * as Tvmjs from 'sluice/tvmjs';
 
 async function load(origin: string): Promise<typeof Tvmjs> {
   const entry = `${origin}/dist/tvmjs/index.js`;
@@ -157,4 +157,56 @@ export async function driveFiles({
   }
   await cache.deleteInCache(bytes);
   return answers;
+}
+
+/** What `sluice load --digests` writes of a tensor. */
+export interface DigestedTensor {
+  dtype: string;
+  shape: number[];
+  sha256: string;
+}
+
+/** fetchTensorCache(), then every tensor of the list read back. */
+export async function digestTensorCache(
+  tvm: Tvmjs.Instance,
+  url: string,
+  device: Tvmjs.DLDevice,
+): Promise<Record<string, DigestedTensor>> {
+  await tvm.fetchTensorCache(url, device, { cacheScope: 'digests' });
+  const list = (await (await fetch(`${url}tensor-cache.json`)).json()) as {
+    records: { records: { name: string }[] }[];
+  };
+  const digests: Record<string, DigestedTensor> = {};
+  for (const { name } of list.records.flatMap(({ records }) => records)) {
+    tvm.beginScope();
+    const tensor = tvm.tensorCacheGet(name);
+    if (!tensor) throw new Error(`there is no tensor ${name}`);
+    if (String(tensor.device) !== String(device)) throw new Error(`${name} is elsewhere`);
+    const copy = tvm.empty(tensor.shape, tensor.dtype).copyFrom(tensor);
+    await device.sync();
+    const digest = await crypto.subtle.digest('SHA-256', copy.toRawBytes().slice());
+    const sha256 = [...new Uint8Array(digest)].map((b) => b.toString(16).padStart(2, '0')).join('');
+    digests[name] = { dtype: tensor.dtype, shape: tensor.shape, sha256 };
+    tvm.endScope();
+  }
+  return digests;
+}
+
+/** The same in a page or worker. */
+export async function driveDigests(
+  origin: string,
+  url: string,
+  device: 'cpu' | 'webgpu',
+): Promise<Record<string, DigestedTensor>> {
+  const tvmjs = await load(origin);
+  const tvm = await start(tvmjs);
+  if (device === 'webgpu') {
+    const detected = await tvmjs.detectGPUDevice();
+    if (!detected) throw new Error('there is no WebGPU here');
+    tvm.initWebGPU(detected.device);
+  }
+  const digests = await digestTensorCache(tvm, url, tvm.device(device));
+  await tvmjs.deleteTensorCache(url, { cacheScope: 'digests' });
+  tvm.dispose();
+  return digests;
 }
