@@ -1,4 +1,5 @@
-// Serves the page, compiled as it is asked for, the built package, and example models, on 127.0.0.1.
+// Serves the pages, compiled as they are asked for, the built package, example models, and the model of the chat page, on
+// 127.0.0.1.
 import { createReadStream, existsSync } from 'node:fs';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -19,6 +20,13 @@ const PACKAGE = join(ROOT, 'packages/sluice/dist');
 const PACKED = join(ROOT, 'build/run');
 /** What `make run` downloads. */
 const DOWNLOADED = join(ROOT, 'build/models');
+/** What `make smollm2` makes. */
+const SMOLLM2: ChatModelFolder = {
+  name: 'SmolLM2-135M-Instruct',
+  folder: join(ROOT, 'build/smollm2/web'),
+  contextWindowSize: 8192,
+  command: 'make smollm2',
+};
 
 const TYPES: Record<string, string> = {
   '.css': 'text/css; charset=utf-8',
@@ -37,18 +45,56 @@ export interface Example {
   nbytes: number;
 }
 
+/** A model to chat with, in the folders of models/smollm2/build.sh: `float16` and `float32`. */
+export interface ChatModelFolder {
+  name: string;
+  folder: string;
+  /** Tokens of a conversation that it knows. */
+  contextWindowSize: number;
+  /** What makes the folder. */
+  command: string;
+}
+
+/** What the chat page is told of it. */
+export interface ChatModel extends Omit<ChatModelFolder, 'folder'> {
+  /** None before the command ran. */
+  builds: ChatBuild[];
+}
+
+export interface ChatBuild {
+  dtype: 'float16' | 'float32';
+  /** For adapters that run on the CPU. */
+  software: boolean;
+  /** The compiled model, relative to the page. */
+  wasm: string;
+  /** The weights, tokenizer.json and tokenizer_config.json, relative to the page. */
+  folder: string;
+  wasmBytes: number;
+  weightBytes: number;
+}
+
 export interface Demo {
   /** `http://127.0.0.1:<port>`, a secure context. */
   readonly origin: string;
   close(): Promise<void>;
 }
 
-export async function startDemo({ port = 0 }: { port?: number } = {}): Promise<Demo> {
+export interface DemoOptions {
+  /** Any free one unless given. */
+  port?: number;
+  /** SmolLM2 unless given. */
+  chatModel?: ChatModelFolder;
+}
+
+export async function startDemo({
+  port = 0,
+  chatModel = SMOLLM2,
+}: DemoOptions = {}): Promise<Demo> {
   if (!existsSync(PACKAGE)) {
     throw new Error('packages/sluice/dist is missing: run `make package` first');
   }
   const server = createServer((request, response) => {
-    answer(request, response).catch((error: unknown) => {
+    answer(request, response, chatModel).catch((error: unknown) => {
       // The visitor has gone, or a file went while it was sent: the connection is all there is to end
       if (response.headersSent) response.destroy();
       else sendText(response, 500, String(error));
@@ -70,7 +116,11 @@ export async function startDemo({ port = 0 }: { port?: number } = {}): Promise<D
   };
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  chatModel: ChatModelFolder,
+): Promise<void> {
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     sendText(response, 405, 'only GET and HEAD are served here');
     return;
@@ -84,6 +134,7 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
   }
   if (path === '/') return sendFile(request, response, join(PAGE, 'index.html'));
   if (path === '/examples.json') return sendJson(response, await examples());
+  if (path === '/chat-model.json') return sendJson(response, await readChatModel(chatModel));
   if (path === '/examples/sample.safetensors') {
     return sendBytes(request, response, sampleModel());
   }
@@ -91,6 +142,7 @@ async function answer(request: IncomingMessage, response: ServerResponse): Promi
     ['/sluice/', PACKAGE],
     ['/examples/packed/', PACKED],
     ['/examples/downloaded/', DOWNLOADED],
+    ['/chat-model/', chatModel.folder],
     ['/', PAGE],
   ] as const) {
     if (!path.startsWith(prefix)) continue;
@@ -123,6 +175,33 @@ async function examples(): Promise<Example[]> {
     found.push({ name: entry, url, nbytes: await sizeOf(join(DOWNLOADED, entry)) });
   }
   return found;
+}
+
+/** The chat model with those of its builds that are complete. */
+export async function readChatModel({
+  folder,
+  ...model
+}: ChatModelFolder = SMOLLM2): Promise<ChatModel> {
+  const builds: ChatBuild[] = [];
+  for (const dtype of ['float16', 'float32'] as const) {
+    const names = await list(join(folder, dtype));
+    const needed = ['tensor-cache.json', 'tokenizer.json', 'tokenizer_config.json'];
+    if (!needed.every((name) => names.includes(name))) continue;
+    const bytesOf = (name: string): Promise<number> => sizeOf(join(folder, dtype, name));
+    const shards = await Promise.all(names.filter((name) => name.endsWith('.bin')).map(bytesOf));
+    for (const wasm of ['model.wasm', 'model-software.wasm']) {
+      if (!names.includes(wasm)) continue;
+      builds.push({
+        dtype,
+        software: wasm === 'model-software.wasm',
+        wasm: `chat-model/${dtype}/${wasm}`,
+        folder: `chat-model/${dtype}/`,
+        wasmBytes: await bytesOf(wasm),
+        weightBytes: shards.reduce((sum, nbytes) => sum + nbytes, 0),
+      });
+    }
+  }
+  return { ...model, builds };
 }
 
 const list = (folder: string): Promise<string[]> =>

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compiles the smallest model that chats for the CPU, for tests/chat: tests/chat/fixtures/tiny.o and tiny.lib.o.
+"""Compiles the smallest model that chats: tests/chat/fixtures/tiny.o and tiny.lib.o for the CPU, tiny_webgpu.* for
+adapters that are software.
 
 It is the model of models/smollm2 with other sizes, and so needs what models/smollm2/build.sh installs in
 build/smollm2/python (PYTHONPATH). Its weights are made by the test.
@@ -31,18 +32,22 @@ CONFIG = Config(
 CHUNK = 16
 
 
-def main() -> None:
-    target = tvm.target.Target(WASM)
-    executable = build(CONFIG, target, "float32", CHUNK, software=False)
+def compile_for(name: str, target: tvm.target.Target) -> None:
+    executable = build(CONFIG, target, "float32", CHUNK, software=target.kind.name == "webgpu")
     fixtures = pathlib.Path(__file__).resolve().parent / "fixtures"
     fixtures.mkdir(exist_ok=True)
 
     def keep(_, objects):
-        for name, path in zip(("tiny.lib.o", "tiny.o"), sorted(objects), strict=True):
-            shutil.copyfile(path, fixtures / name)
+        for ending, path in zip(("lib.o", "o"), sorted(objects), strict=True):
+            shutil.copyfile(path, fixtures / f"{name}.{ending}")
 
     keep.object_format = "o"
-    executable.export_library("tiny.wasm", fcompile=keep)
+    executable.export_library(f"{name}.wasm", fcompile=keep)
+
+
+def main() -> None:
+    compile_for("tiny", tvm.target.Target(WASM))
+    compile_for("tiny_webgpu", tvm.target.Target({"kind": "webgpu"}, host=WASM))
 
 
 if __name__ == "__main__":

@@ -73,10 +73,13 @@ export interface ErrorWords {
 export const asSluiceError = (error: unknown): SluiceError =>
   error instanceof SluiceError ? error : new SluiceError('internal', String(error));
 
-export function wordsOf(error: SluiceError): ErrorWords {
+/** Title and advice of a page's own. */
+export type OwnWords = Partial<Record<ErrorCode, { title?: string; advice: string }>>;
+
+export function wordsOf(error: SluiceError, own: OwnWords = {}): ErrorWords {
   const { code, message, hint, file, tensor, status, expected, actual } = error;
   const advice = hint === undefined ? [] : [sentence(hint)];
-  advice.push(ADVICE[code]);
+  advice.push(own[code]?.advice ?? ADVICE[code]);
   const details: [string, string][] = [['Code', code]];
   if (status !== undefined) details.push(['HTTP status', String(status)]);
   if (file !== undefined) details.push(['File', file]);
@@ -85,7 +88,8 @@ export function wordsOf(error: SluiceError): ErrorWords {
   if (actual !== undefined) details.push(['Found', formatCount(actual)]);
   const cpuMayHelp =
     TO_CPU.includes(code) || (code === 'invalid_argument' && /\bGPU\b|WebGPU/.test(message));
-  return { title: TITLES[code], message: sentence(message), advice, details, cpuMayHelp };
+  const title = own[code]?.title ?? TITLES[code];
+  return { title, message: sentence(message), advice, details, cpuMayHelp };
 }
 
 const sentence = (text: string): string =>

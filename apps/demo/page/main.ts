@@ -1,8 +1,10 @@
 // The page: which part is shown when, and what the buttons do.
 import type { LoadedTensor, Model, SluiceError } from 'sluice';
 
-import { bringIntoView, byId, copyText, create } from './dom.js';
+import { findAdapter, whyNoAdapter } from './adapter.js';
+import { bringIntoView, byId, copyText } from './dom.js';
 import { asSluiceError, wordsOf } from './errors.js';
+import { showFailure } from './failure_card.js';
 import { formatBytes, formatCount, formatDuration } from './format.js';
 import { Inspector } from './inspector.js';
 import { ProgressView } from './progress_view.js';
@@ -149,23 +151,10 @@ function showError(error: SluiceError): void {
 }
 
 function showText(words: ReturnType<typeof wordsOf>): void {
-  byId('failure-title', HTMLElement).textContent = words.title;
-  byId('failure-message', HTMLElement).textContent = words.message;
-  byId('failure-advice', HTMLElement).replaceChildren(
-    ...words.advice.map((text) => create('li', {}, text)),
-  );
-  byId('failure-details', HTMLElement).replaceChildren(
-    ...words.details.map(([term, value]) =>
-      create('div', {}, create('dt', {}, term), create('dd', {}, value)),
-    ),
-  );
   retry.hidden = lastSource === undefined;
   retryCpu.hidden = !words.cpuMayHelp || lastSource === undefined;
   empty.hidden = true;
-  failure.hidden = false;
-  // Focus goes to the message, so that it is read out and the buttons are next
-  failure.focus({ preventScroll: true });
-  bringIntoView(failure);
+  showFailure(words);
 }
 
 function submitUrl(): void {
@@ -237,22 +226,15 @@ void listExamples(byId('example-list', HTMLUListElement), (example) => {
 /** Says which adapter there is or, where there is none, why and what happens instead. */
 async function lookForGpu(): Promise<void> {
   const chip = byId('adapter', HTMLElement);
-  const gpu = (navigator as Partial<Navigator>).gpu;
-  const adapter = await gpu?.requestAdapter().catch(() => null);
-  if (adapter) {
-    const { vendor, architecture, description } = adapter.info;
-    chip.textContent = `WebGPU: ${description || `${vendor} ${architecture}`.trim() || 'available'}`;
+  const found = await findAdapter();
+  if (found) {
+    chip.textContent = `WebGPU: ${found.name}`;
     return;
   }
   chip.textContent = 'No WebGPU';
   chip.classList.add('warning');
   const notice = byId('no-gpu', HTMLElement);
-  const why = !isSecureContext
-    ? 'WebGPU needs a secure page (https or localhost)'
-    : gpu
-      ? 'The browser has WebGPU but found no GPU for it; updating the GPU’s driver may help'
-      : 'This browser has no WebGPU; current Chrome, Edge, Safari and Firefox do';
-  notice.textContent = `${why}. Models are loaded to CPU memory here.`;
+  notice.textContent = `${whyNoAdapter()}. Models are loaded to CPU memory here.`;
   notice.hidden = false;
   settings.withoutGpu();
 }
