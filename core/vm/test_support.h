@@ -105,14 +105,18 @@ struct Assembler {
     constants.put<int32_t>(kTVMFFIStr).text(value);
     return static_cast<int64_t>(constant_count++);
   }
-  int64_t tensor_constant(const std::vector<float>& values) {
+  // One dimension
+  int64_t tensor_constant(DLDataType dtype, std::string_view content) {
     constants.put<int32_t>(kTVMFFITensor).put<uint64_t>(0xDD5E40F096B4A13F).put<uint64_t>(0);
     constants.put<int32_t>(1).put<int32_t>(0).put<int32_t>(1);
-    constants.put<uint8_t>(2).put<uint8_t>(32).put<uint16_t>(1);
-    constants.put<int64_t>(static_cast<int64_t>(values.size()));
-    constants.put<int64_t>(static_cast<int64_t>(values.size() * 4));
-    for (const float value : values) constants.put(value);
+    constants.put(dtype.code).put(dtype.bits).put(dtype.lanes);
+    constants.put(static_cast<int64_t>(content.size() * 8 / dtype.bits));
+    constants.put(static_cast<int64_t>(content.size())).raw(content);
     return static_cast<int64_t>(constant_count++);
+  }
+  int64_t tensor_constant(const std::vector<float>& values) {
+    return tensor_constant({kDLFloat, 32, 1}, {reinterpret_cast<const char*>(values.data()),
+                                               values.size() * sizeof(float)});
   }
 
   std::string bytes() const {
@@ -158,6 +162,13 @@ class Machine {
   int start() {
     ffi::Any nothing;
     return invoke("vm_initialization", {ffi::of_int(kDLCPU), ffi::of_int(0), ffi::of_int(2)},
+                  &nothing);
+  }
+  int start_on_gpu() {
+    ffi::Any nothing;
+    return invoke("vm_initialization",
+                  {ffi::of_int(kDLWebGPU), ffi::of_int(0), ffi::of_int(2), ffi::of_int(kDLCPU),
+                   ffi::of_int(0), ffi::of_int(2)},
                   &nothing);
   }
   int invoke(std::string_view name, std::vector<TVMFFIAny> args, ffi::Any* result) {

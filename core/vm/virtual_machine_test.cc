@@ -1,5 +1,6 @@
 #include "core/vm/virtual_machine.h"
 
+#include "core/runtime/fake_webgpu.h"
 #include "core/vm/test_support.h"
 
 namespace sluice::vm {
@@ -44,6 +45,38 @@ TEST_F(VirtualMachineTest, CallsWithEveryKindOfArgument) {
   });
   Machine machine(code.bytes());
   EXPECT_EQ(machine.call("main", {of_int(7)}).view().v_int64, 104);
+}
+
+TEST_F(VirtualMachineTest, ConstantsOfAnySizeReachWebGpu) {
+  // Of 6, 1 and 8 bytes: WebGPU writes whole units of 4
+  const std::pair<DLDataType, std::string> constants[] = {
+      {{kDLFloat, 16, 1}, {"\x01\x3c\x02\x3c\x03\x3c"}},
+      {{kDLInt, 8, 1}, {"\x7f"}},
+      {{kDLFloat, 32, 1}, std::string(8, '\x3f')}};
+  for (const auto& [dtype, content] : constants) code.tensor_constant(dtype, content);
+  for (const int64_t i : {0, 1, 2})
+    code.function(concat("constant", i), 0, 1, [&] {
+      code.call(0, code.packed("vm.builtin.copy"), {constant(i)});
+      code.ret(0);
+    });
+  runtime::FakeGpu gpu;
+  gpu.install();
+  {
+    Machine machine(code.bytes(), false);
+    ASSERT_EQ(machine.start_on_gpu(), 0) << ffi::take_raised().message;
+    for (const int64_t i : {0, 1, 2}) {
+      const auto& [dtype, content] = constants[i];
+      const ffi::Any given = machine.call(concat("constant", i), {});
+      const DLTensor& tensor = reinterpret_cast<ffi::TensorObject*>(given.view().v_obj)->tensor;
+      EXPECT_EQ(tensor.device.device_type, kDLWebGPU);
+      EXPECT_EQ(tensor.dtype.bits, dtype.bits);
+      const std::string& buffer = gpu.buffers.at(reinterpret_cast<uintptr_t>(tensor.data));
+      EXPECT_EQ(buffer.substr(tensor.byte_offset, content.size()), content);
+    }
+  }
+  ffi::call("vm.builtin.memory_manager.clear", {});
+  EXPECT_EQ(gpu.buffers.size(), 0U);
+  runtime::FakeGpu::uninstall();
 }
 
 TEST_F(VirtualMachineTest, BranchesAndJumps) {
