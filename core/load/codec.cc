@@ -40,7 +40,9 @@ constexpr auto kAvx2 = variants_of<codecs::Avx2>("avx2");
 constexpr auto kFast = joined(kAvx512, kAvx2);
 size_t too_fast() {
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("f16c")) return kFast.size();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("f16c") ||
+      !__builtin_cpu_supports("fma"))
+    return kFast.size();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   return avx512 ? 0 : kAvx512.size();

@@ -99,7 +99,7 @@ TEST(Codec, FindCodecTakesTheFastestImplementation) {
     for (std::string word; words >> word;) flags.insert(word);
   }
   ASSERT_TRUE(flags.contains("sse2")) << "/proc/cpuinfo tells no flags";
-  if (flags.contains("avx2") && flags.contains("f16c")) expected = "avx2";
+  if (flags.contains("avx2") && flags.contains("f16c") && flags.contains("fma")) expected = "avx2";
   if (expected == "avx2" && flags.contains("avx512f") && flags.contains("avx512bw") &&
       flags.contains("avx512dq") && flags.contains("avx512vl"))
     expected = "avx512";

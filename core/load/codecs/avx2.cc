@@ -1,4 +1,4 @@
-// Codecs for x86-64 with AVX2 and F16C; other machines compile nothing here.
+// Codecs for x86-64 with AVX2, FMA and F16C; other machines compile nothing here.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -10,7 +10,7 @@
 #include "core/load/codecs/pairs.h"
 
 // The rest of the build keeps to the baseline; codec.cc asks the machine before it calls these.
-#pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,f16c,fma"))), apply_to = function)
 
 #include "core/load/codecs/kernels.h"
 
@@ -20,6 +20,7 @@ namespace sluice::codecs {
 
 struct Avx2 {
   static constexpr bool kNarrowsInBlock = true;
+  static constexpr bool kFactorsAhead = true;
   struct Floats {
     __m256 low, high;
   };
@@ -100,12 +101,26 @@ struct Avx2 {
             _mm256_mul_ps(factor(scale), floats_of(_mm_unpackhi_epi64(packed, packed)))};
   }
   SLUICE_INLINE Floats affine(Bytes16 quants, auto scale, auto min) {
-    const Floats product = scaled(quants, scale);
-    return {_mm256_add_ps(product.low, factor(min)), _mm256_add_ps(product.high, factor(min))};
+    const auto packed = reinterpret_cast<__m128i>(quants);
+    return {
+        _mm256_fmadd_ps(factor(scale), floats_of(packed), factor(min)),
+        _mm256_fmadd_ps(factor(scale), floats_of(_mm_unpackhi_epi64(packed, packed)), factor(min))};
+  }
+
+  // Quants 0..15 in the lower half, 16..31 in the upper one.
+  using Quants = __m256i;
+  SLUICE_INLINE Quants halves_of_bytes(const std::byte* in) {
+    const __m256i twice = _mm256_broadcastsi128_si256(load128(in));
+    return _mm256_and_si256(_mm256_srlv_epi64(twice, _mm256_setr_epi64x(0, 0, 4, 4)),
+                            _mm256_set1_epi8(15));
+  }
+  template <int shift>
+  SLUICE_INLINE Quants halves_of_bytes(const std::byte* in) {
+    return _mm256_and_si256(_mm256_srli_epi16(load256(in), shift), _mm256_set1_epi8(15));
   }
 
   template <DType to>
-  SLUICE_INLINE void put_from_table(std::byte* out, Floats values, Bytes16 first, Bytes16 second) {
+  SLUICE_INLINE void put_from_table(std::byte* out, Floats values, Quants quants) {
     __m256i table;
     if constexpr (to == DType::f16)
       table = _mm256_set_m128i(f16_of(values.high), f16_of(values.low));
@@ -115,15 +130,20 @@ struct Avx2 {
     const __m256i parted = _mm256_shuffle_epi8(table, _mm256_set_m128i(even_odd, even_odd));
     const __m256i lower = _mm256_permute4x64_epi64(parted, 0x88);
     const __m256i upper = _mm256_permute4x64_epi64(parted, 0xdd);
-    // In the order in which unpack, which works within 128-bit halves, leaves elements in order.
-    const __m256i both = _mm256_permute4x64_epi64(
-        _mm256_set_m128i(reinterpret_cast<__m128i>(second), reinterpret_cast<__m128i>(first)),
-        0xd8);
-    const __m256i lows = _mm256_shuffle_epi8(lower, both);
-    const __m256i highs = _mm256_shuffle_epi8(upper, both);
-    const auto to256 = [out](size_t at) { return reinterpret_cast<__m256i*>(out + at); };
-    _mm256_storeu_si256(to256(0), _mm256_unpacklo_epi8(lows, highs));
-    _mm256_storeu_si256(to256(32), _mm256_unpackhi_epi8(lows, highs));
+    const __m256i lows = _mm256_shuffle_epi8(lower, quants);
+    const __m256i highs = _mm256_shuffle_epi8(upper, quants);
+    // unpack works within 128-bit halves; stores put the quarters in order, which costs no shuffle.
+    const __m256i first = _mm256_unpacklo_epi8(lows, highs);
+    const __m256i second = _mm256_unpackhi_epi8(lows, highs);
+    const auto to128 = [out](size_t at) { return reinterpret_cast<__m128i*>(out + at); };
+    // Apart, or LLVM joins the stores at the cost of two shuffles.
+    _mm_storeu_si128(to128(0), _mm256_castsi256_si128(first));
+    asm("" ::: "memory");
+    _mm_storeu_si128(to128(16), _mm256_castsi256_si128(second));
+    asm("" ::: "memory");
+    _mm_storeu_si128(to128(32), _mm256_extracti128_si256(first, 1));
+    asm("" ::: "memory");
+    _mm_storeu_si128(to128(48), _mm256_extracti128_si256(second, 1));
   }
 };
 

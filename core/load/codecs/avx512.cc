@@ -10,8 +10,8 @@
 #include "core/load/codecs/pairs.h"
 
 // The rest of the build keeps to the baseline; codec.cc asks the machine before it calls these.
-#pragma clang attribute push(                                                        \
-    __attribute__((target("avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,evex512"))), \
+#pragma clang attribute push(                                                            \
+    __attribute__((target("avx2,f16c,fma,avx512f,avx512bw,avx512dq,avx512vl,evex512"))), \
     apply_to = function)
 
 #include "core/load/codecs/kernels.h"
@@ -24,6 +24,7 @@ struct Avx512 {
   using Floats = __m512;
 
   static constexpr bool kNarrowsInBlock = true;
+  static constexpr bool kFactorsAhead = true;
 
   SLUICE_INLINE Bytes16 bytes(uint8_t value) { return Bytes16{} + value; }
 
@@ -81,18 +82,30 @@ struct Avx512 {
     return _mm512_mul_ps(factor(scale), _mm512_cvtepi32_ps(words));
   }
   SLUICE_INLINE Floats affine(Bytes16 quants, auto scale, auto min) {
-    return _mm512_add_ps(scaled(quants, scale), factor(min));
+    const __m512i words = _mm512_cvtepi8_epi32(reinterpret_cast<__m128i>(quants));
+    return _mm512_fmadd_ps(factor(scale), _mm512_cvtepi32_ps(words), factor(min));
+  }
+
+  // A word for each quant.
+  using Quants = __m512i;
+  SLUICE_INLINE Quants halves_of_bytes(const std::byte* in) {
+    const __m512i twice = _mm512_cvtepu8_epi16(
+        _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in))));
+    const __m512i shifts = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
+    return _mm512_and_si512(_mm512_srlv_epi16(twice, shifts), _mm512_set1_epi16(15));
+  }
+  template <int shift>
+  SLUICE_INLINE Quants halves_of_bytes(const std::byte* in) {
+    return _mm512_and_si512(_mm512_srli_epi16(_mm512_cvtepu8_epi16(load256(in)), shift),
+                            _mm512_set1_epi16(15));
   }
 
   template <DType to>
-  SLUICE_INLINE void put_from_table(std::byte* out, Floats values, Bytes16 first, Bytes16 second) {
+  SLUICE_INLINE void put_from_table(std::byte* out, Floats values, Quants quants) {
     __m256i table;
     if constexpr (to == DType::f16) table = f16_of(values);
     if constexpr (to == DType::bf16) table = bf16_of(values);
-    const __m256i both =
-        _mm256_set_m128i(reinterpret_cast<__m128i>(second), reinterpret_cast<__m128i>(first));
-    _mm512_storeu_si512(
-        out, _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(both), _mm512_zextsi256_si512(table)));
+    _mm512_storeu_si512(out, _mm512_permutexvar_epi16(quants, _mm512_zextsi256_si512(table)));
   }
 };
 

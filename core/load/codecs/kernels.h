@@ -7,10 +7,13 @@
 //   scale_at                          one f16 from memory, as scaled() and affine() take it; they
 //                                     take a float, too
 //   bytes(n)                          sixteen bytes n
-// and, where narrowing within a block's loop is the fastest, kNarrowsInBlock; where a table of the
-// sixteen values that 4-bit quants take is faster yet,
-//   put_from_table<to>(out, v, a, b)  writes v[a[0]] .. v[a[15]], v[b[0]] .. v[b[15]] as 16-bit
-//   floats
+// and, where a factor is spread over a register faster from an f32 in memory than from an f16,
+// kFactorsAhead; where narrowing within a block's loop is the fastest, kNarrowsInBlock; where a
+// table of the sixteen values that 4-bit quants take is faster yet,
+//   halves_of_bytes(in)               32 quants of type Quants: the lower four bits of 16 bytes,
+//                                     then the upper ones
+//   halves_of_bytes<shift>(in)        of 32 bytes the lower four bits (shift 0) or the upper (4)
+//   put_from_table<to>(out, v, q)     writes v[q[0]] .. v[q[31]] as 16-bit floats
 // and, where bf16 has a shorter way to f16 than by f32,
 //   f16_from_bf16(out, in)            sixteen elements
 // and, where a large output should go past the caches,
@@ -94,8 +97,8 @@ SLUICE_INLINE void convert(const std::byte* in, std::byte* out) {
 // Whether `to` of 4-bit quants comes out of Isa::put_from_table().
 template <class Isa, DType to>
 inline constexpr bool kTable =
-    to != DType::f32 && requires(typename Isa::Floats values, Bytes16 quants) {
-      Isa::template put_from_table<to>(nullptr, values, quants, quants);
+    to != DType::f32 && requires(typename Isa::Floats values, typename Isa::Quants quants) {
+      Isa::template put_from_table<to>(nullptr, values, quants);
     };
 constexpr bool is_4_bit(DType dtype) {
   return dtype == DType::q4_0 || dtype == DType::q4_1 || dtype == DType::q4_k;
@@ -104,37 +107,38 @@ inline constexpr Bytes16 kEveryQuant = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
 
 // q4_0, q4_1, q5_0, q5_1: the low halves of 16 bytes are elements 0..15, the high halves 16..31.
 template <class Isa, DType from, DType to>
-SLUICE_INLINE void decode_nibbles(const std::byte* in, std::byte* out) {
+SLUICE_INLINE void decode_nibbles(const std::byte* in, std::byte* out, auto scale, auto min) {
   constexpr bool kFive = from == DType::q5_0 || from == DType::q5_1;
   constexpr bool kHasMin = unit_of(from).min_at >= 0;
+  constexpr uint8_t kZero = kHasMin ? 0 : kFive ? 16 : 8;
   const std::byte* quants = in + unit_of(from).bytes - 16;
-  const Bytes16 packed = load16(quants);
-  Bytes16 low = field<Isa, 0, 15>(packed);
-  Bytes16 high = field<Isa, 4, 15>(packed);
-  if constexpr (kFive) {
-    low |= fifth_bits<Isa>(quants - 4);
-    high |= fifth_bits<Isa>(quants - 2);
-  }
-  const auto scale = Isa::scale_at(in);
-  if constexpr (kHasMin) {
-    const auto min = Isa::scale_at(in + 2);
-    if constexpr (!kFive && kTable<Isa, to>)
-      return Isa::template put_from_table<to>(out, Isa::affine(kEveryQuant, scale, min), low, high);
-    put<Isa, to>(out, 0, Isa::affine(low, scale, min));
-    put<Isa, to>(out, 1, Isa::affine(high, scale, min));
+  const auto value = [&](Bytes16 every) {
+    if constexpr (kHasMin)
+      return Isa::affine(every, scale, min);
+    else
+      return Isa::scaled(every, scale);
+  };
+  if constexpr (!kFive && kTable<Isa, to>) {
+    Isa::template put_from_table<to>(out, value(kEveryQuant - kZero), Isa::halves_of_bytes(quants));
   } else {
-    constexpr uint8_t kZero = kFive ? 16 : 8;
-    if constexpr (!kFive && kTable<Isa, to>)
-      return Isa::template put_from_table<to>(out, Isa::scaled(kEveryQuant - kZero, scale), low,
-                                              high);
-    put<Isa, to>(out, 0, Isa::scaled(low - Isa::bytes(kZero), scale));
-    put<Isa, to>(out, 1, Isa::scaled(high - Isa::bytes(kZero), scale));
+    const Bytes16 packed = load16(quants);
+    Bytes16 low = field<Isa, 0, 15>(packed);
+    Bytes16 high = field<Isa, 4, 15>(packed);
+    if constexpr (kFive) {
+      low |= fifth_bits<Isa>(quants - 4);
+      high |= fifth_bits<Isa>(quants - 2);
+    }
+    if constexpr (!kHasMin) {
+      low -= Isa::bytes(kZero);
+      high -= Isa::bytes(kZero);
+    }
+    put<Isa, to>(out, 0, value(low));
+    put<Isa, to>(out, 1, value(high));
   }
 }
 
 template <class Isa, DType to>
-SLUICE_INLINE void decode_q8_0(const std::byte* in, std::byte* out) {
-  const auto scale = Isa::scale_at(in);
+SLUICE_INLINE void decode_q8_0(const std::byte* in, std::byte* out, auto scale) {
   put<Isa, to>(out, 0, Isa::scaled(load16(in + 2), scale));
   put<Isa, to>(out, 1, Isa::scaled(load16(in + 18), scale));
 }
@@ -142,15 +146,13 @@ SLUICE_INLINE void decode_q8_0(const std::byte* in, std::byte* out) {
 // q4_k and q5_k: eight groups of 32 elements, each with a 6-bit factor for scale and min. Bytes
 // 0..3 and 4..7 of `packed` hold the factors of groups 0..3 in their low six bits; the factors of
 // groups 4..7 have their low half in bytes 8..11 and their upper two bits atop bytes 0..7.
-template <class Isa, DType from, DType to>
-SLUICE_INLINE void decode_k_nibbles(const std::byte* in, std::byte* out) {
-  constexpr bool kFive = from == DType::q5_k;
+struct KFactors {
+  float scales[16];  // of eight groups; the rest means nothing
+  float mins[16];    // negative; the last eight
+};
+template <class Isa>
+SLUICE_INLINE void convert_k_factors(const std::byte* in, KFactors& to) {
   const std::byte* packed = in + 4;
-  const std::byte* fifths = in + 16;
-  const std::byte* quants = in + (kFive ? 48 : 16);
-  const auto block_scale = Isa::scale_at(in);
-  const auto block_min = Isa::scale_at(in + 2);
-
   const auto first = load_as<uint32_t>(packed);
   const auto second = load_as<uint32_t>(packed + 4);
   const auto third = load_as<uint32_t>(packed + 8);
@@ -158,22 +160,26 @@ SLUICE_INLINE void decode_k_nibbles(const std::byte* in, std::byte* out) {
                        second & 0x3f3f3f3f, (third >> 4 & 0x0f0f0f0f) | (second >> 2 & 0x30303030)};
   Bytes16 factors;  // eight for the scale, eight for the min
   __builtin_memcpy(&factors, words, sizeof(factors));
-  float scales[16], mins[16];
-  Isa::store_f32(reinterpret_cast<std::byte*>(scales), Isa::scaled(factors, block_scale));
-  Isa::store_f32(reinterpret_cast<std::byte*>(mins), Isa::scaled(factors, -block_min));
+  Isa::store_f32(reinterpret_cast<std::byte*>(to.scales), Isa::scaled(factors, Isa::scale_at(in)));
+  Isa::store_f32(reinterpret_cast<std::byte*>(to.mins),
+                 Isa::scaled(factors, -Isa::scale_at(in + 2)));
+}
+
+template <class Isa, DType from, DType to>
+SLUICE_INLINE void decode_k_nibbles(const std::byte* in, std::byte* out, KFactors& factors) {
+  constexpr bool kFive = from == DType::q5_k;
+  const std::byte* fifths = in + 16;
+  const std::byte* quants = in + (kFive ? 48 : 16);
   // Narrowing is short of shuffles, which LLVM would take to spread a float that it knows to lie in
   // a register; from memory it is spread without one.
-  if constexpr (to != DType::f32) asm("" : "+m"(scales), "+m"(mins));
+  if constexpr (to != DType::f32) asm("" : "+m"(factors));
 
   const auto decode_group = [&]<int group> {  // two groups share 32 bytes of quants
-    const float scale = scales[group], min = mins[group + 8];
+    const float scale = factors.scales[group], min = factors.mins[group + 8];
     if constexpr (!kFive && kTable<Isa, to>) {
-      const auto quant = [&](unsigned half) {
-        return field<Isa, group % 2 * 4, 15>(
-            load16(quants + size_t{32} * (group / 2) + size_t{16} * half));
-      };
-      Isa::template put_from_table<to>(out + size_t{64} * group,
-                                       Isa::affine(kEveryQuant, scale, min), quant(0), quant(1));
+      Isa::template put_from_table<to>(
+          out + size_t{64} * group, Isa::affine(kEveryQuant, scale, min),
+          Isa::template halves_of_bytes<group % 2 * 4>(quants + size_t{32} * (group / 2)));
       return;
     }
     for (unsigned half = 0; half < 2; ++half) {
@@ -214,16 +220,29 @@ SLUICE_INLINE void decode_q6_k(const std::byte* in, std::byte* out) {
   }
 }
 
+// A block of 32 elements; its factors are f32 or as Isa::scale_at() gives them.
+template <class Isa, DType from, DType to>
+SLUICE_INLINE void decode_block(const std::byte* in, std::byte* out, auto scale, auto min) {
+  if constexpr (from == DType::q8_0)
+    decode_q8_0<Isa, to>(in, out, scale);
+  else
+    decode_nibbles<Isa, from, to>(in, out, scale, min);
+}
+
 template <class Isa, DType from, DType to>
 SLUICE_INLINE void decode_block(const std::byte* in, std::byte* out) {
-  if constexpr (from == DType::q8_0) {
-    decode_q8_0<Isa, to>(in, out);
-  } else if constexpr (from == DType::q4_k || from == DType::q5_k) {
-    decode_k_nibbles<Isa, from, to>(in, out);
+  if constexpr (from == DType::q4_k || from == DType::q5_k) {
+    KFactors factors;
+    convert_k_factors<Isa>(in, factors);
+    decode_k_nibbles<Isa, from, to>(in, out, factors);
   } else if constexpr (from == DType::q6_k) {
     decode_q6_k<Isa, to>(in, out);
   } else {
-    decode_nibbles<Isa, from, to>(in, out);
+    const auto scale = Isa::scale_at(in);
+    if constexpr (unit_of(from).min_at >= 0)
+      decode_block<Isa, from, to>(in, out, scale, Isa::scale_at(in + unit_of(from).min_at));
+    else
+      decode_block<Isa, from, to>(in, out, scale, scale);
   }
 }
 
@@ -247,13 +266,52 @@ SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t unit
       out += some * kFrom.elements * kToBytes;
     }
   } else if constexpr (kFrom.elements > 1) {
-    for (; units > 0; --units, in += kFrom.bytes, out += size_t{kFrom.elements} * kToBytes) {
-      decode_block<Isa, from, to>(in, out);
-      constexpr bool kHasMin = kFrom.min_at >= 0;
-      static_assert(!kHasMin || kFrom.min_at == kFrom.scale_at + 2);
-      using Factors = std::conditional_t<kHasMin, uint32_t, uint16_t>;
-      if (!f16_are_finite<Factors>(in + kFrom.scale_at)) [[unlikely]]
-        settle_nans<to>(out, kFrom.elements);
+    constexpr bool kHasMin = kFrom.min_at >= 0;
+    static_assert(!kHasMin || kFrom.min_at == kFrom.scale_at + 2);
+    using Factors = std::conditional_t<kHasMin, uint32_t, uint16_t>;
+    constexpr size_t kBlockOut = size_t{kFrom.elements} * kToBytes;
+    if constexpr (kFrom.elements == 32 && requires { Isa::kFactorsAhead; }) {
+      constexpr size_t kHalves = sizeof(Factors) / 2, kAhead = 32 / kHalves;
+      alignas(64) float factors[kAhead][kHalves];
+      Factors halves[kAhead] = {};
+      // Collected one by one, or LLVM would use shuffles, and a round before they are read: a
+      // vector made of several stores must wait until all of these have left for the cache.
+      const auto collect = [&](const std::byte* from_block, size_t some) {
+#pragma clang loop vectorize(disable) unroll(disable)
+        for (size_t i = 0; i < some; ++i)
+          halves[i] = load_as<Factors>(from_block + i * kFrom.bytes);
+        return some;
+      };
+      for (size_t some = collect(in, units < kAhead ? units : kAhead); some > 0;) {
+        for (size_t i = 0; i < 2; ++i)
+          Isa::store_f32(reinterpret_cast<std::byte*>(factors) + 64 * i,
+                         Isa::load_f16(reinterpret_cast<const std::byte*>(halves) + 32 * i));
+        bool finite = true;
+        for (size_t i = 0; i < sizeof(halves); i += 8)
+          finite &= f16_are_finite<uint64_t>(reinterpret_cast<const std::byte*>(halves) + i);
+        units -= some;
+        const size_t next = collect(in + some * kFrom.bytes, units < kAhead ? units : kAhead);
+        for (size_t i = 0; i < some; ++i, in += kFrom.bytes, out += kBlockOut)
+          decode_block<Isa, from, to>(in, out, factors[i][0], factors[i][kHalves - 1]);
+        if (!finite) [[unlikely]]
+          settle_nans<to>(out - some * kBlockOut, some * kFrom.elements);
+        some = next;
+      }
+    } else if constexpr (kFrom.elements == 256 && kHasMin && requires { Isa::kFactorsAhead; }) {
+      KFactors factors[2];  // of a block and of the next
+      if (units > 0) convert_k_factors<Isa>(in, factors[0]);
+      for (size_t i = 0; i < units; ++i, in += kFrom.bytes, out += kBlockOut) {
+        if (i + 1 < units) convert_k_factors<Isa>(in + kFrom.bytes, factors[(i + 1) % 2]);
+        decode_k_nibbles<Isa, from, to>(in, out, factors[i % 2]);
+        if (!f16_are_finite<Factors>(in + kFrom.scale_at)) [[unlikely]]
+          settle_nans<to>(out, kFrom.elements);
+      }
+    } else {
+      for (; units > 0; --units, in += kFrom.bytes, out += kBlockOut) {
+        decode_block<Isa, from, to>(in, out);
+        if (!f16_are_finite<Factors>(in + kFrom.scale_at)) [[unlikely]]
+          settle_nans<to>(out, kFrom.elements);
+      }
     }
   } else {
     for (; units >= 16; units -= 16, in += size_t{16} * kFrom.bytes, out += size_t{16} * kToBytes)

@@ -26,7 +26,7 @@
 namespace sluice::codecs {
 
 struct Scalar;   // scalar.cc, every machine
-struct Avx2;     // avx2.cc, x86-64 with AVX2 and F16C
+struct Avx2;     // avx2.cc, x86-64 with AVX2, FMA and F16C
 struct Avx512;   // avx512.cc, x86-64 with AVX-512
 struct Simd128;  // simd128.cc, wasm
 

@@ -220,18 +220,30 @@ struct Simd128 {
     return values;
   }
 
+  struct Quants {
+    Bytes16 first, second;
+  };
+  SLUICE_INLINE Quants halves_of_bytes(const std::byte* in) {
+    const Bytes16 packed = load16(in);
+    return {field<Simd128, 0, 15>(packed), field<Simd128, 4, 15>(packed)};
+  }
+  template <int shift>
+  SLUICE_INLINE Quants halves_of_bytes(const std::byte* in) {
+    return {field<Simd128, shift, 15>(load16(in)), field<Simd128, shift, 15>(load16(in + 16))};
+  }
+
   // For f16 alone: bf16 comes cheaply by way of f32. Not inlined, for the module's size.
   template <DType to>
     requires(to == DType::f16)
-  [[gnu::noinline]] static void put_from_table(std::byte* out, const Floats& values, Bytes16 first,
-                                               Bytes16 second) {
+  [[gnu::noinline]] static void put_from_table(std::byte* out, const Floats& values,
+                                               Quants quants) {
     const auto [near, far] = f16_of(values).lanes;
     const v128_t lows =
         wasm_i8x16_shuffle(near, far, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const v128_t highs =
         wasm_i8x16_shuffle(near, far, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    for (const Bytes16& quants : {first, second}) {
-      const auto indices = reinterpret_cast<v128_t>(quants);
+    for (const Bytes16& sixteen : {quants.first, quants.second}) {
+      const auto indices = reinterpret_cast<v128_t>(sixteen);
       const v128_t low = wasm_i8x16_swizzle(lows, indices);
       const v128_t high = wasm_i8x16_swizzle(highs, indices);
       store(out,
