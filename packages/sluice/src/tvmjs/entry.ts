@@ -1,6 +1,7 @@
 import type { TensorCacheAccessOptions } from './artifact_cache.js';
 import { Environment } from './environment.js';
-import { InstanceBase, type Host } from './instance.js';
+import { InstanceBase, type Host, type InitProgressCallback } from './instance.js';
+import { RPCServerBase } from './rpc_server.js';
 import { accessOptions, deleteTensors, hasTensors } from './tensor_cache.js';
 import type { Untyped } from './types.js';
 
@@ -28,6 +29,17 @@ export interface Entry {
   hasTensorInCache: OfTensorCache<boolean>;
   /** Removes what fetchTensorCache() has kept. */
   deleteTensorCache: OfTensorCache<void>;
+  /** Serves wasm modules to TVM's RPC clients. */
+  RPCServer: new (
+    url: string,
+    key: string,
+    getImports: () => Record<string, unknown>,
+    logger?: (msg: string) => void,
+    tensorCacheUrl?: string,
+    tensorCacheDevice?: string,
+    initProgressCallback?: InitProgressCallback,
+    asyncOnServerLoad?: (inst: InstanceBase) => Promise<Untyped>,
+  ) => RPCServerBase;
 }
 
 export function makeEntry(host: Host): Entry {
@@ -41,16 +53,23 @@ export function makeEntry(host: Host): Entry {
       super(host, wasmModule, importObject, wasmInstance, env);
     }
   }
+  const instantiate: Entry['instantiate'] = async (bufferSource, importObject, logger) => {
+    const env = new Environment(importObject, logger);
+    const { module, instance } = await WebAssembly.instantiate(
+      bufferSource,
+      env.imports as WebAssembly.Imports,
+    );
+    return new Instance(module, {}, instance, env);
+  };
+  class RPCServer extends RPCServerBase {
+    constructor(...args: ConstructorParameters<Entry['RPCServer']>) {
+      super(instantiate, ...args);
+    }
+  }
   return {
     Instance,
-    instantiate: async (bufferSource, importObject, logger) => {
-      const env = new Environment(importObject, logger);
-      const { module, instance } = await WebAssembly.instantiate(
-        bufferSource,
-        env.imports as WebAssembly.Imports,
-      );
-      return new Instance(module, {}, instance, env);
-    },
+    instantiate,
+    RPCServer,
     hasTensorInCache: ofTensorCache((url, options) => hasTensors(host, url, options)),
     deleteTensorCache: ofTensorCache((url, options) => deleteTensors(host, url, options)),
   };

@@ -25,7 +25,6 @@ export {
   VirtualMachine,
 } from './objects.js';
 export type { AsyncPackedFunc, PackedFunc } from './objects.js';
-export { RPCServer } from './rpc_server.js';
 export { assert, LinearCongruentialGenerator } from './support.js';
 export type { RNGState } from './support.js';
 export type { FetchTensorCacheOptions } from './tensor_cache.js';

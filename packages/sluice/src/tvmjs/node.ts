@@ -2,6 +2,7 @@
 import { fileURLToPath } from 'node:url';
 import { makeEntry } from './entry.js';
 import type { InstanceBase } from './instance.js';
+import type { RPCServerBase } from './rpc_server.js';
 
 export * from './exports.js';
 
@@ -11,8 +12,9 @@ const entry = /* @__PURE__ */ makeEntry({
   openStore: async () => (await import('../node.js')).openStore(),
 });
 
-export const { Instance, instantiate, hasTensorInCache, deleteTensorCache } = entry;
+export const { Instance, instantiate, hasTensorInCache, deleteTensorCache, RPCServer } = entry;
 export type Instance = InstanceBase;
+export type RPCServer = RPCServerBase;
 
 /** The folder of the package's `sluice_runtime.wasm`. */
 export function wasmPath(): string {

@@ -211,13 +211,6 @@ describe('what is left', () => {
     assert.equal(new tvmjs.DLDataType(1, 8, 1).toString(), 'uint8');
   });
 
-  test('an RPC server says that there is none', () => {
-    assert.throws(
-      () => new tvmjs.RPCServer('ws://localhost:1', 'key', () => ({})),
-      /RPCServer\[key\]: .*no functions rpc\.CreateEventDrivenServer and wasm\.LocalSession/,
-    );
-  });
-
   test('WASI for modules that want it', () => {
     // (module (import "wasi_snapshot_preview1" "fd_write" …) (memory (export "memory") 1) (export "f" (func 0)))
     const provider = tvmjs.createPolyfillWASI();
