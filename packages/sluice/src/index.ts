@@ -38,7 +38,8 @@ export async function loadModel(
   try {
     checkStore(options.store);
     const place = await modelPlace(from, options);
-    const module = await loaderModule();
+    const module = loaderModule();
+    module.catch(() => undefined); // heard by who needs it first
     const model =
       options.placement === undefined
         ? await loadAt(module, place, options)
@@ -60,7 +61,7 @@ export async function loadModel(
 
 /** Loads what lies at a place, in a worker where one is wanted and can be had. */
 async function loadAt(
-  module: WebAssembly.Module,
+  module: Promise<WebAssembly.Module>,
   place: ModelPlace,
   options: LoadOptions,
 ): Promise<Model> {
@@ -68,10 +69,10 @@ async function loadAt(
   const target = options.consume ? 'cpu' : resolveTarget(options.device);
   const wantsWorker = options.worker ?? page;
   const own = options.fetch !== undefined || typeof options.headers === 'function';
+  const wish = storeWish(place, options);
+  // Meanwhile; whoever cannot have it says so where it is needed
+  const store = wish && storeModule().catch(() => undefined);
   if (wantsWorker && target !== 'cpu' && !own && typeof Worker !== 'undefined') {
-    const wish = storeWish(place, options);
-    // Meanwhile; what the page cannot have the worker cannot either, and says
-    const store = wish && storeModule().catch(() => undefined);
     const started = startWorker(options.worker === true);
     const worker = await orAborted(started, options.signal, (late) => late?.terminate());
     if (worker) {

@@ -8,7 +8,7 @@ import { CpuSink } from './sinks/cpu_sink.js';
 import { defaultAdapter, requestDevice } from './sinks/device.js';
 import type { GpuSlotSink } from './sinks/gpu_buffers.js';
 import { expandsOnDevice } from './sinks/expand_where.js';
-import { createUploadSink } from './sinks/measure_upload.js';
+import { createUploadSink, measureUpload } from './sinks/measure_upload.js';
 import type { Sink } from './sinks/sink.js';
 import type { Source } from './sources/source.js';
 import type { StoreUse } from './store/store_use.js';
@@ -26,7 +26,7 @@ export type StoreOpener = (origin: Source) => Promise<StoreUse | undefined>;
 
 /** Loads in the calling thread. Rejects with a SluiceError and nothing else; frees everything if so. */
 export async function loadHere(
-  module: WebAssembly.Module,
+  module: Promise<WebAssembly.Module>,
   origin: Source,
   name: string,
   options: LoadOptions,
@@ -35,26 +35,29 @@ export async function loadHere(
   const begin = performance.now();
   let use: StoreUse | undefined;
   let destination: Destination | undefined;
+  let ahead: DeviceAhead | undefined;
   try {
+    const target = options.consume ? 'consume' : resolveTarget(options.device);
+    ahead = new DeviceAhead(target, options);
     use = await openStore?.(origin);
     const source = use?.source ?? origin;
     if (options.integrity !== undefined && !use) throw integrityNeedsStore();
-    const loader = await openModel(module, source, name, options.signal, checkOf(use));
+    const compiled = await orAborted(module, options.signal, () => undefined);
+    const loader = await openModel(compiled, source, name, options.signal, checkOf(use));
     const manifest = loader.manifest();
-    const target = options.consume ? 'consume' : resolveTarget(options.device);
     const staged = target !== 'consume' && target !== 'cpu';
-    const chosen = await chooseExpansion(target, manifest, options);
+    const expandOnDevice = await chooseExpansion(target, manifest, options, ahead);
     const plan = loader.plan(
       planOptions(options, manifest, {
         staged,
-        expandOnDevice: chosen.expandOnDevice,
+        expandOnDevice,
         slotCopies: staged ? GPU_SLOT_COPIES : 1,
         reservedBytes: use?.budgetBytes(manifest) ?? 0,
         allStored: use?.hasAll(manifest) ?? false,
       }),
     );
     await use?.planned(manifest, plan);
-    destination = await destinationFor(target, manifest, plan, options, chosen.adapter);
+    destination = await destinationFor(target, manifest, plan, options, ahead);
     const progress = await runLoad(loader, manifest, plan, source, destination.sink, {
       signal: options.signal,
       onProgress: options.onProgress,
@@ -75,6 +78,7 @@ export async function loadHere(
       store: use?.report,
     });
   } catch (error) {
+    ahead?.stop();
     destination?.sink.close(false);
     if (destination?.owned) destination.device?.destroy();
     origin.close();
@@ -113,7 +117,7 @@ async function destinationFor(
   manifest: ModelManifest,
   plan: ModelPlan,
   options: LoadOptions,
-  adapter: GPUAdapter | undefined,
+  ahead: DeviceAhead,
 ): Promise<Destination> {
   const onCpu = { device: undefined, owned: false, upload: undefined };
   if (target === 'consume') {
@@ -124,7 +128,7 @@ async function destinationFor(
     const sink = new CpuSink();
     return { ...onCpu, sink, tensors: () => cpuTensors(manifest, plan, sink) };
   }
-  const { device, owned } = await deviceFor(target, manifest, plan, options, adapter);
+  const { device, owned } = await deviceFor(target, manifest, plan, options, ahead);
   try {
     const sink = await uploadSink(device, options);
     const tensors = () => gpuTensors(manifest, plan, sink);
@@ -152,26 +156,57 @@ export function resolveTarget(device: LoadOptions['device']): GPUDevice | 'gpu' 
   return gpu === undefined ? 'cpu' : 'gpu';
 }
 
-/**
- * Whether the device expands tensors, where any are converted, and the adapter that was asked about it, which gives
- * the device then.
- */
+/** What takes time of a device and depends on no model: begun at once, so that it is done when the model is opened. */
+export class DeviceAhead {
+  readonly #stop = new AbortController();
+  readonly #signal: AbortSignal | undefined;
+  readonly #adapter: Promise<GPUAdapter> | undefined;
+
+  constructor(target: GPUDevice | 'gpu' | 'cpu' | 'consume', { upload, signal }: LoadOptions) {
+    this.#signal = signal;
+    if (signal?.aborted || target === 'cpu' || target === 'consume') return;
+    if (target === 'gpu') {
+      this.#adapter = defaultAdapter();
+      this.#adapter.catch(() => undefined); // heard by who asks for it
+    } else if (upload === undefined || upload === 'auto') {
+      const { signal: stopped } = this.#stop;
+      signal?.addEventListener(
+        'abort',
+        () => {
+          this.stop();
+        },
+        { once: true, signal: stopped },
+      );
+      measureUpload(target, stopped).catch(() => undefined); // so is its outcome
+    }
+  }
+
+  /** The adapter of which a device is to be requested. Rejects as defaultAdapter() does, and with `aborted`. */
+  adapter(): Promise<GPUAdapter> {
+    return orAborted(this.#adapter ?? defaultAdapter(), this.#signal, () => undefined);
+  }
+
+  /** Nobody wants it any more: memory of a measurement is given back. */
+  stop(): void {
+    this.#stop.abort();
+  }
+}
+
+/** Whether the device expands tensors, where any are converted. */
 export async function chooseExpansion(
   target: GPUDevice | 'gpu' | 'cpu' | 'consume',
   manifest: ModelManifest,
   options: LoadOptions,
-): Promise<{ expandOnDevice: boolean; adapter?: GPUAdapter | undefined }> {
-  const { dtype = 'stored', expand = 'auto', usage, signal } = options;
+  ahead: DeviceAhead,
+): Promise<boolean> {
+  const { dtype = 'stored', expand = 'auto', usage } = options;
   const converts = dtype !== 'stored' || manifest.tensors.some((t) => t.dtype !== t.storedDtype);
-  if (target === 'cpu' || target === 'consume' || !converts) return { expandOnDevice: false };
-  let adapter: GPUAdapter | undefined;
-  const expandOnDevice = await expandsOnDevice(expand, usage, async () => {
+  if (target === 'cpu' || target === 'consume' || !converts) return false;
+  return expandsOnDevice(expand, usage, async () => {
     // Browsers of before 2025 tell of an adapter, but not of a device
     if (target !== 'gpu') return (target as Partial<GPUDevice>).adapterInfo;
-    adapter = await orAborted(defaultAdapter(), signal, () => undefined);
-    return (adapter as Partial<GPUAdapter>).info;
+    return ((await ahead.adapter()) as Partial<GPUAdapter>).info;
   });
-  return { expandOnDevice, adapter };
 }
 
 export function countExpanded(plan: ModelPlan): number {
@@ -184,12 +219,12 @@ export async function deviceFor(
   manifest: ModelManifest,
   plan: ModelPlan,
   options: LoadOptions,
-  adapter: GPUAdapter | undefined,
+  ahead: DeviceAhead,
 ): Promise<{ device: GPUDevice; owned: boolean }> {
   if (target !== 'gpu') return { device: target, owned: false };
   const largest = plan.buffers.find((buffer) => buffer.nbytes === plan.largestBuffer);
   const tensor = largest && manifest.tensors[largest.tensor]?.name;
-  const requested = requestDevice(adapter, {
+  const requested = requestDevice(await ahead.adapter(), {
     largestBufferBytes: plan.largestBuffer,
     ...(tensor === undefined ? {} : { tensor }),
     ...(options.requiredFeatures ? { requiredFeatures: options.requiredFeatures } : {}),

@@ -3,6 +3,7 @@ import {
   buildModel,
   chooseExpansion,
   countExpanded,
+  DeviceAhead,
   deviceFor,
   gpuTensors,
   resolveTarget,
@@ -12,7 +13,7 @@ import {
 import type { Model } from './model.js';
 import { planOptions, type LoadOptions } from './options.js';
 import { MAX_STAGING_SLOTS, serveSink } from './sinks/remote_sink.js';
-import { aborted } from './util/abort.js';
+import { aborted, orAborted } from './util/abort.js';
 import { warnUnavailable } from './store/store_use.js';
 import type { LoadProgress } from './wasm/loader_module.js';
 import type { FromWorker, ModelPlace, StoreWish, ToWorker } from './worker_protocol.js';
@@ -30,7 +31,7 @@ const REMOTE_SLOTS = { staged: true, slotCopies: 3, copiedSlots: MAX_STAGING_SLO
  * transferred to this thread, which owns the device. Rejects as loadHere() does.
  */
 export async function loadInWorker(
-  module: WebAssembly.Module,
+  module: Promise<WebAssembly.Module>,
   worker: Worker,
   place: ModelPlace,
   options: LoadOptions,
@@ -39,14 +40,17 @@ export async function loadInWorker(
   const begin = performance.now();
   const talk = new Conversation(worker, options.signal);
   const release: (() => void)[] = [];
+  let ahead: DeviceAhead | undefined;
   try {
-    talk.stopsInOrder = store !== undefined;
-    talk.send({ type: 'open', module, place, ...(store ? { store } : {}) });
-    const { manifest, reservedBytes, allStored, unavailable } = await talk.next('opened');
-    if (unavailable !== undefined) warnUnavailable(unavailable);
     const target = resolveTarget(options.device);
     if (target === 'cpu') throw new SluiceError('internal', 'the CPU needs no worker');
-    const { expandOnDevice, adapter } = await chooseExpansion(target, manifest, options);
+    ahead = new DeviceAhead(target, options);
+    const compiled = await orAborted(module, options.signal, () => undefined);
+    talk.stopsInOrder = store !== undefined;
+    talk.send({ type: 'open', module: compiled, place, ...(store ? { store } : {}) });
+    const { manifest, reservedBytes, allStored, unavailable } = await talk.next('opened');
+    if (unavailable !== undefined) warnUnavailable(unavailable);
+    const expandOnDevice = await chooseExpansion(target, manifest, options, ahead);
     talk.send({
       type: 'plan',
       options: planOptions(options, manifest, {
@@ -57,7 +61,7 @@ export async function loadInWorker(
       }),
     });
     const { plan } = await talk.next('planned');
-    const { device, owned } = await deviceFor(target, manifest, plan, options, adapter);
+    const { device, owned } = await deviceFor(target, manifest, plan, options, ahead);
     if (owned) {
       release.push(() => {
         device.destroy();
@@ -101,6 +105,7 @@ export async function loadInWorker(
       store: report,
     });
   } catch (error) {
+    ahead?.stop();
     for (const free of release.reverse()) free();
     throw asSluiceError(error);
   } finally {

@@ -33,7 +33,8 @@ export async function loadModel(
 ): Promise<Model> {
   try {
     checkStore(options.store);
-    const module = await loaderModule();
+    const module = loaderModule();
+    module.catch(() => undefined); // heard by who needs it first
     const openStore = storeOpener(from, options);
     const openSource = async (): Promise<{ source: Source; name: string }> =>
       isModelFiles(from) ? blobModel(await modelOfFiles(from)) : modelAt(from, options);

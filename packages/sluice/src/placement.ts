@@ -10,7 +10,7 @@ import type { LoadProgress, ManifestTensor, ModelManifest } from './wasm/loader_
 
 /** What a placed load is made of; the entries, index.ts and node.ts, know how. */
 export interface PlacedParts {
-  readonly module: WebAssembly.Module;
+  readonly module: Promise<WebAssembly.Module>;
   /** A fresh source of the model, and its name in it. */
   source(): Promise<{ source: Source; name: string }>;
   readonly openStore: StoreOpener | undefined;
@@ -33,7 +33,7 @@ export async function loadPlaced(parts: PlacedParts, options: LoadOptions): Prom
     use = await parts.openStore?.(source);
     if (options.integrity !== undefined && !use) throw integrityNeedsStore();
     const loader = await openModel(
-      parts.module,
+      await parts.module,
       use?.source ?? source,
       name,
       options.signal,

@@ -63,6 +63,11 @@ const shared = new Map<string, Promise<boolean>>();
 
 /** Whether this browser lets two handles be open on one file (the mode 'readwrite-unsafe'). */
 function canShare(root: string): Promise<boolean> {
+  // Handles that tell their mode have modes; to try it takes as long as reading a model's first 50 MB
+  const { FileSystemSyncAccessHandle: handle } = globalThis as unknown as {
+    FileSystemSyncAccessHandle?: { prototype: object };
+  };
+  if (handle && 'mode' in handle.prototype) return Promise.resolve(true);
   let known = shared.get(root);
   if (!known) {
     known = opfsRoot(root).then(async (folder) => {

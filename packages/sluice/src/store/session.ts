@@ -498,6 +498,13 @@ export class ModelSession {
     return false;
   }
 
+  /** Begins to look at the extents from `offset` of a file on, which will be wanted in a moment. */
+  verifyAhead(path: string, offset: number): void {
+    const run = this.find(path, offset);
+    if (!this.#loaded || !run.stored) return;
+    this.verify(path, run).catch(() => undefined); // who wants it hears of it
+  }
+
   /** The file that was stored after this one, which is mostly the one that is loaded after it. */
   #fileBehind(path: string): string | undefined {
     const index = this.#files.get(path)?.index ?? Infinity;

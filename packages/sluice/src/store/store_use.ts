@@ -108,6 +108,15 @@ export class StoreUse {
     const files = filesOf(manifest, plan);
     if (this.pinned && !this.#isOneFile(manifest)) requireDigests(files);
     await this.#makeRoom(files);
+    const [first] = files;
+    if (!first) return;
+    // While the device and its staging memory are made ready
+    const index = manifest.files.indexOf(first);
+    const begin = plan.placements.reduce((least, placement, i) => {
+      const tensor = manifest.tensors[i];
+      return placement !== null && tensor?.file === index ? Math.min(least, tensor.offset) : least;
+    }, Infinity);
+    this.#session.verifyAhead(first.path, begin);
   }
 
   /**

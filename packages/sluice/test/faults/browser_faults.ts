@@ -341,6 +341,10 @@ export async function exclusiveHandles(tally: Tally, count: number): Promise<voi
       prototype.createSyncAccessHandle = function (this: unknown) {
         return create.call(this);
       };
+      const { FileSystemSyncAccessHandle: handle } = globalThis as unknown as {
+        FileSystemSyncAccessHandle: { prototype: { mode?: string } };
+      };
+      delete handle.prototype.mode; // such a browser knows no modes
       const { load } = (await import(
         `${given.origin}/test/browser/page_load.js`
       )) as typeof PageLoad;

@@ -132,7 +132,9 @@ describe('abort while the GPU is awaited', { timeout: 60_000 }, () => {
       });
     };
     const place = { url: `${server.origin}/`, http: {} };
-    await abortAtGate((signal) => loadInWorker({}, worker, place, { device: 'gpu', signal }));
+    await abortAtGate((signal) =>
+      loadInWorker(Promise.resolve({}), worker, place, { device: 'gpu', signal }),
+    );
     assert.ok(ended);
     gate.open();
     await until(() => made.length === 1, 'the device comes');

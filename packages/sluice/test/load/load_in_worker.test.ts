@@ -79,7 +79,7 @@ describe('loadInWorker()', { timeout: 60_000 }, () => {
   test('an abort is heard though the worker never answers', async () => {
     const worker = new FakeWorker(() => undefined);
     const abort = new AbortController();
-    const load = loadInWorker(MODULE, worker as unknown as Worker, PLACE, {
+    const load = loadInWorker(Promise.resolve(MODULE), worker as unknown as Worker, PLACE, {
       device,
       signal: abort.signal,
     });
@@ -122,7 +122,10 @@ describe('loadInWorker()', { timeout: 60_000 }, () => {
         worker.say({ type: 'failed', error: { code: 'io', message: 'enough' } });
       });
       await rejects(
-        loadInWorker(MODULE, worker as unknown as Worker, PLACE, { device, budgetBytes }),
+        loadInWorker(Promise.resolve(MODULE), worker as unknown as Worker, PLACE, {
+          device,
+          budgetBytes,
+        }),
         'io',
       );
       assert.equal(model.progress().budgetUsed, held);
@@ -152,7 +155,7 @@ describe('loadInWorker()', { timeout: 60_000 }, () => {
       await closed;
       worker.say({ type: 'tensor', index: 0 });
     }
-    const load = loadInWorker(MODULE, worker as unknown as Worker, PLACE, {
+    const load = loadInWorker(Promise.resolve(MODULE), worker as unknown as Worker, PLACE, {
       device,
       upload: 'ring',
       onTensor: () => {
