@@ -73,7 +73,7 @@ export class Transcript {
     const text = create('div', { class: 'text', dir: 'auto' });
     const meta = create('p', { class: 'meta muted' });
     const buttons = create('div', { class: 'buttons' });
-    const element = create('li', { class: `message ${turn.role}` }, who, text, meta, buttons);
+    const element = create('li', { class: `turn ${turn.role}` }, who, text, meta, buttons);
     return { turn, element, text, meta, buttons };
   }
 
