@@ -80,7 +80,12 @@ run: package model $(if $(findstring --model,$(RUN)),,smollm2) ## Load a real mo
 	@cmake --build --preset native -j $(JOBS) --target sluice
 	@$(NODE) --import tsx apps/run/main.ts $(RUN)
 
-demo: package ## Serve the demo page on 127.0.0.1
+# SmolLM2 is linked anew where the runtime has changed: some 20 s for each .wasm. It is not built here the first time, which
+# takes minutes; the server and its chat page say how
+SMOLLM2_BUILT = $(patsubst build/smollm2/web/%/tensor-cache.json,%,$(wildcard build/smollm2/web/*/tensor-cache.json))
+demo: package ## Serve the demo pages on 127.0.0.1: a model's tensors, and a chat
+	@[[ -z '$(SMOLLM2_BUILT)' ]] || models/smollm2/build.sh $(SMOLLM2_BUILT) || \
+		printf 'demo: SmolLM2 was not brought up to date, and is served as it is\n' >&2
 	@$(NODE) --import tsx apps/demo/serve.ts $(DEMO)
 
 # What tests/reference holds the loader against
@@ -106,9 +111,9 @@ plots: | setup ## Draw the figures of docs/benchmarks.md anew
 	@$(NODE) bench/plots.mjs --out docs/figures --ratios store-ratios bench/results/store-*.json bench/results/store/*.json
 
 SECONDS ?= 60
-fuzz: build/fuzz/build.ninja ## Fuzz each target for SECONDS=60, or RUNS= times; what it finds lands in build/fuzz/findings
+fuzz: build/fuzz/build.ninja ## Fuzz each target for SECONDS=60, or RUNS= times (FUZZ='--max-len 256 ffi_fuzz'); what it finds lands in build/fuzz/findings
 	@cmake --build --preset fuzz -j $(JOBS)
-	@tools/fuzz.py --jobs $(JOBS) $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS))
+	@tools/fuzz.py --jobs $(JOBS) $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS)) $(FUZZ)
 
 LOADS ?= 1000000
 simulate: build/native/build.ninja ## Load LOADS=1000000 random models under random faults, and check every byte

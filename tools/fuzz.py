@@ -29,7 +29,7 @@ def targets() -> list[pathlib.Path]:
     )
 
 
-def fuzz(target: pathlib.Path, limit: str) -> tuple[int, bool]:
+def fuzz(target: pathlib.Path, limits: list[str]) -> tuple[int, bool]:
     """One process of libFuzzer: how many inputs it executed, and whether it ended without a finding."""
     name = target.name.removesuffix("_fuzz")
     kept = ROOT / "fuzz" / "corpus" / name
@@ -37,15 +37,18 @@ def fuzz(target: pathlib.Path, limit: str) -> tuple[int, bool]:
     fresh.mkdir(parents=True, exist_ok=True)
     command = [
         str(target),
-        limit,
+        *limits,
         f"-artifact_prefix={FINDINGS}/{name}-",
         "-timeout=10",
         "-rss_limit_mb=2048",
         "-print_final_stats=1",
         str(fresh),
     ] + ([str(kept)] if kept.is_dir() else [])
+    # What is freed is kept for a while; little of it, since every look for leaks goes through it
+    sanitizer = ["quarantine_size_mb=8", *filter(None, [os.environ.get("ASAN_OPTIONS")])]
+    environment = {**os.environ, "ASAN_OPTIONS": ":".join(sanitizer)}
     ended = subprocess.run(
-        command, cwd=BUILD, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command, cwd=BUILD, env=environment, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace",
     )  # fmt: skip
     executed = re.search(r"stat::number_of_executed_units: *(\d+)", ended.stdout)
@@ -60,6 +63,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="time for each target")
     parser.add_argument("--runs", type=int, help="executions of each target, instead of a time")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--max-len", type=int, help="bytes of the longest input")
     parser.add_argument("name", nargs="*", help="targets to run (default: all)")
     arguments = parser.parse_args()
 
@@ -73,9 +77,11 @@ def main() -> int:
         whole, rest = divmod(arguments.runs, EXECUTIONS_PER_PROCESS)
         limits = [f"-runs={EXECUTIONS_PER_PROCESS}"] * whole + [f"-runs={rest}"] * (rest > 0)
 
+    length = [f"-max_len={arguments.max_len}"] if arguments.max_len else []
+
     passed = 0
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        running = {t: [pool.submit(fuzz, t, limit) for limit in limits] for t in chosen}
+        running = {t: [pool.submit(fuzz, t, [limit, *length]) for limit in limits] for t in chosen}
         for target, processes in running.items():
             ended = [process.result() for process in processes]
             executed = sum(count for count, _ in ended)
