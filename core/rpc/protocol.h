@@ -94,7 +94,7 @@ class Buffer {
 
   [[nodiscard]] bool append(Bytes more);
   template <class T>
-  [[nodiscard]] bool append(const T& value) {
+  [[nodiscard]] bool append_value(const T& value) {
     return append(Bytes(reinterpret_cast<const std::byte*>(&value), sizeof(value)));
   }
   Bytes bytes() const { return {data_, size_}; }
@@ -182,7 +182,7 @@ class PacketWriter {
  private:
   template <class T>
   bool put(const T& value) {
-    return good_ = good_ && out_->append(value);
+    return good_ = good_ && out_->append_value(value);
   }
   bool text(int32_t type, std::string_view value);
 
