@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
 import { startDemo } from '../server.js';
-import type { Demo, Example } from '../server.js';
+import type { ChatModel, Demo, Example } from '../server.js';
 import { sampleModel } from '../sample_model.js';
 
 describe('the server of the demo', () => {
@@ -17,6 +20,8 @@ describe('the server of the demo', () => {
       ['/', 'text/html'],
       ['/style.css', 'text/css'],
       ['/main.js', 'text/javascript'],
+      ['/chat.html', 'text/html'],
+      ['/chat/main.js', 'text/javascript'],
       ['/sluice/index.js', 'text/javascript'],
       ['/sluice/sluice_loader.wasm', 'application/wasm'],
     ] as const) {
@@ -58,6 +63,35 @@ describe('the server of the demo', () => {
     assert.equal((await fetch(new URL(examples[0].url, demo.origin))).status, 200);
   });
 
+  it('tells which builds of the chat model are complete', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'sluice-server-'));
+    const model = { name: 'One', contextWindowSize: 64, command: 'make one' };
+    const own = await startDemo({ chatModel: { ...model, folder } });
+    const told = async (): Promise<ChatModel> =>
+      (await (await fetch(`${own.origin}/chat-model.json`)).json()) as ChatModel;
+    assert.deepEqual(await told(), { ...model, builds: [] });
+
+    const write = (name: string, nbytes: number): void => {
+      mkdirSync(join(folder, 'float32'), { recursive: true });
+      writeFileSync(join(folder, 'float32', name), new Uint8Array(nbytes));
+    };
+    for (const name of ['tensor-cache.json', 'tokenizer.json', 'params_shard_0.bin'])
+      write(name, 5);
+    write('model.wasm', 7);
+    assert.deepEqual((await told()).builds, [], 'there is no tokenizer_config.json');
+    write('tokenizer_config.json', 1);
+    write('model-software.wasm', 8);
+    const build = { dtype: 'float32', folder: 'chat-model/float32/', weightBytes: 5 };
+    assert.deepEqual((await told()).builds, [
+      { ...build, software: false, wasm: 'chat-model/float32/model.wasm', wasmBytes: 7 },
+      { ...build, software: true, wasm: 'chat-model/float32/model-software.wasm', wasmBytes: 8 },
+    ]);
+    const wasm = await fetch(`${own.origin}/chat-model/float32/model.wasm`);
+    assert.equal((await wasm.arrayBuffer()).byteLength, 7);
+    await own.close();
+    rmSync(folder, { recursive: true });
+  });
+
   it('serves nothing outside its folders, and reads only', async () => {
     for (const path of [
       '/..%2fserver.ts',
@@ -65,6 +99,7 @@ describe('the server of the demo', () => {
       '/sluice/..%2fpackage.json',
       '/examples/downloaded/..%2f..%2fsetup.stamp',
       '/examples/packed/',
+      '/chat-model/..%2f..%2fsetup.stamp',
       '/nothing.js',
       '/%',
     ]) {

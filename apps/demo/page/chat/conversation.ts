@@ -6,8 +6,8 @@ export interface Turn {
   text: string;
   /** Left out of what the model is given. */
   forgotten: boolean;
-  /** Of an answer that has ended: why, and what it took. `failed`: by an error. */
-  end?: { reason: FinishReason | 'failed'; usage?: CompletionUsage };
+  /** Of an answer that has ended: why, and what it took. `failed`: by an error. `full`: the context window is. */
+  end?: { reason: FinishReason | 'failed'; full: boolean; usage?: CompletionUsage };
 }
 
 export class Conversation {

@@ -4,6 +4,7 @@ import { formatBytes, formatDuration, formatPercent } from '../format.js';
 import type { Start } from './engine.js';
 
 const DRAW_INTERVAL_MS = 100;
+const ANNOUNCE_INTERVAL_MS = 10_000;
 
 interface Phase {
   done: number;
@@ -15,14 +16,25 @@ interface Phase {
 export class LoadingView {
   readonly #section = byId('loading', HTMLElement);
   readonly #stage = byId('loading-stage', HTMLElement);
+  readonly #say: (announcement: string) => void;
   #timer: number | undefined;
+  #announced = 0;
+
+  /** `say` tells screen readers. */
+  constructor(say: (announcement: string) => void) {
+    this.#say = say;
+  }
 
   /** Follows a start until end(). */
   begin(start: Start, name: string): void {
     byId('loading-title', HTMLElement).textContent = `Loading ${name}`;
     this.#section.hidden = false;
+    this.#announced = performance.now();
     this.#draw(start);
-    this.#timer = window.setInterval(() => this.#draw(start), DRAW_INTERVAL_MS);
+    this.#timer = window.setInterval(() => {
+      this.#draw(start);
+      this.#announce(start);
+    }, DRAW_INTERVAL_MS);
   }
 
   end(): void {
@@ -52,6 +64,14 @@ export class LoadingView {
       total: pipelines,
       text: pipelines > 0 ? `${pipelinesDone} of ${pipelines}` : 'waiting',
     });
+  }
+
+  #announce({ progress: { weights, pipelinesDone, pipelines } }: Start): void {
+    const now = performance.now();
+    if (now - this.#announced < ANNOUNCE_INTERVAL_MS || !weights) return;
+    this.#announced = now;
+    const percent = formatPercent(weights.sourceBytesDone, weights.sourceBytes);
+    this.#say(`${percent} of the weights, ${pipelinesDone} of ${pipelines} pipelines`);
   }
 
   #show(name: string, { done, total, text }: Phase): void {

@@ -38,7 +38,7 @@ const failure = byId('failure', HTMLElement);
 const live = byId('live', HTMLElement);
 
 const settings = new SettingsForm();
-const loading = new LoadingView();
+const loading = new LoadingView(announce);
 const conversation = new Conversation();
 const transcript = new Transcript({
   regenerate: () => {
@@ -59,7 +59,7 @@ let model: ChatModel | undefined;
 let build: ChatBuild | undefined;
 let starting: Start | undefined;
 let engine: Engine | undefined;
-let answering: { turn: Turn; aborter: AbortController } | undefined;
+let answering: { turn: Turn; aborter: AbortController; pace: Pace } | undefined;
 /** Of the answer before. */
 let lastUsage: CompletionUsage | undefined;
 
@@ -106,14 +106,22 @@ function drawFigures(): void {
   const cached = lastUsage?.prompt_tokens_details.cached_tokens ?? 0;
   const rate = (value: number | undefined): string | undefined =>
     value ? formatTokenRate(value) : undefined;
-  tile('decode', rate(extra?.decode_tokens_per_s), 'the last answer');
-  tile(
-    'prefill',
-    rate(extra?.prefill_tokens_per_s),
-    lastUsage && `${formatCount(promptTokens - cached)} new of ${formatCount(promptTokens)}`,
-  );
-  const first = extra?.time_to_first_token_s;
-  tile('first', first ? formatDuration(1000 * first) : undefined, 'after the question');
+  if (answering) {
+    const { pace } = answering;
+    tile('decode', rate(pace.rate), 'so far');
+    tile('prefill', undefined);
+    tile('first', formatDuration(pace.untilFirst), pace.began ? 'this answer' : 'so far');
+  } else {
+    tile('decode', rate(extra?.decode_tokens_per_s), lastUsage && 'the last answer');
+    const fresh = formatCount(promptTokens - cached);
+    tile(
+      'prefill',
+      rate(extra?.prefill_tokens_per_s),
+      lastUsage && `${fresh} new of ${formatCount(promptTokens)} tokens`,
+    );
+    const first = extra?.time_to_first_token_s;
+    tile('first', first ? formatDuration(1000 * first) : undefined, first ? 'the last answer' : '');
+  }
   tile('context', formatCount(total), `of ${formatCount(chat.contextWindowSize)} tokens`);
   const { outputBytes } = chat.report.weights;
   tile('memory', formatBytes(memory.bytes), `weights ${formatBytes(outputBytes)}`);
@@ -146,9 +154,9 @@ async function start(): Promise<void> {
     document.activeElement === load;
   failure.hidden = true;
   const current = (starting = new Start(build, settings.contextWindowSize));
+  announce(`Loading ${modelName()}`);
   loading.begin(current, modelName());
   document.title = `Loading ${modelName()} · Sluice`;
-  announce(`Loading ${modelName()}`);
   draw();
   if (hadFocus) cancel.focus({ preventScroll: true });
 
@@ -225,13 +233,13 @@ async function answer({ system, sampling }: ChatSettings, begun?: Turn): Promise
   const turn = begun ?? conversation.add('assistant');
   delete turn.end;
   const aborter = new AbortController();
-  answering = { turn, aborter };
+  const pace = new Pace();
+  answering = { turn, aborter, pace };
   document.title = TITLE;
   announce(`${shortName()} answers`);
   draw();
   transcript.scrollToEnd();
   const from = turn.text.length;
-  const pace = new Pace();
   const timer = window.setInterval(() => {
     transcript.update(turn, pace.words());
     drawFigures();
@@ -264,7 +272,8 @@ async function answer({ system, sampling }: ChatSettings, begun?: Turn): Promise
 
   window.clearInterval(timer);
   answering = undefined;
-  turn.end = { reason, ...(usage ? { usage } : {}) };
+  const full = usage !== undefined && usage.total_tokens >= used.chat.contextWindowSize;
+  turn.end = { reason, full, ...(usage ? { usage } : {}) };
   const hadFocus = document.activeElement === stop || document.activeElement === document.body;
   // The chat may have been cleared, or the model unloaded, meanwhile
   if (conversation.last !== turn || engine !== used) return draw();
@@ -294,19 +303,34 @@ function spoken(text: string, reason: FinishReason | 'failed'): string {
 class Pace {
   readonly #begin = performance.now();
   #first = 0;
+  #last = 0;
   #pieces = 0;
 
+  /** A piece has come. */
   count(): void {
-    if (this.#pieces++ === 0) this.#first = performance.now();
+    this.#last = performance.now();
+    if (this.#pieces++ === 0) this.#first = this.#last;
+  }
+
+  /** Whether the first piece has come. */
+  get began(): boolean {
+    return this.#pieces > 0;
+  }
+
+  /** Milliseconds to the first piece, or until now. */
+  get untilFirst(): number {
+    return (this.began ? this.#first : performance.now()) - this.#begin;
+  }
+
+  /** Pieces a second after the first, nearly all of which are tokens; undefined before that says something. */
+  get rate(): number | undefined {
+    if (this.#pieces < 3) return undefined;
+    return (1000 * (this.#pieces - 1)) / Math.max(1, this.#last - this.#first);
   }
 
   words(): string {
-    const now = performance.now();
-    if (this.#pieces === 0) return `reading, ${formatDuration(now - this.#begin)}`;
-    const rate = (1000 * (this.#pieces - 1)) / (now - this.#first);
-    return this.#pieces < 3 || !Number.isFinite(rate)
-      ? 'answering'
-      : `answering, ${formatTokenRate(rate)}`;
+    if (!this.began) return `reading, ${formatDuration(this.untilFirst)}`;
+    return this.rate === undefined ? 'answering' : `answering, ${formatTokenRate(this.rate)}`;
   }
 }
 
@@ -435,7 +459,7 @@ async function look(): Promise<void> {
   if (!software) return;
   settings.forSoftware();
   const slow =
-    'This browser’s GPU is software: everything runs on the processor. Expect seconds for each token, and minutes for the pipelines; answers are kept short under Settings.';
+    'This browser’s GPU is software: everything runs on the processor. Expect seconds for each token; answers are kept short under Settings.';
   say(slow);
   const line = byId('slow', HTMLElement);
   line.textContent =

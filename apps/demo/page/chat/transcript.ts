@@ -121,10 +121,12 @@ function metaOf({ role, end, text, forgotten }: Turn): string {
   const parts: string[] = [];
   if (forgotten) parts.push('no longer seen by the model');
   if (role === 'user' || !end) return parts.join(' · ');
-  const { reason, usage } = end;
+  const { reason, full, usage } = end;
   if (reason === 'abort') parts.push(text === '' ? 'stopped before the first word' : 'stopped');
   if (reason === 'failed') parts.push('broken off');
-  if (reason === 'length') parts.push('cut off at the limit of tokens');
+  if (reason === 'length') {
+    parts.push(full ? 'cut off: the context window is full' : 'cut off at the limit of tokens');
+  }
   if (reason === 'stop' && text === '') parts.push('the model said nothing');
   if (usage && usage.completion_tokens > 0) {
     const { decode_tokens_per_s: rate, time_to_first_token_s: first } = usage.extra;

@@ -35,6 +35,7 @@ function control(): void {
   const gpu = (navigator as Partial<Navigator>).gpu;
   if (!gpu) return;
   const wait = (): Promise<void> => new Promise((resolve) => state.waiting.push(resolve));
+  /* eslint-disable @typescript-eslint/unbound-method -- each is called on what it belongs to */
   const { requestDevice } = GPUAdapter.prototype;
   GPUAdapter.prototype.requestDevice = async function (descriptor) {
     const device = await requestDevice.call(this, descriptor);
@@ -47,6 +48,7 @@ function control(): void {
     return mapAsync.call(this, mode, ...range);
   };
   const { createComputePipelineAsync } = GPUDevice.prototype;
+  /* eslint-enable @typescript-eslint/unbound-method */
   GPUDevice.prototype.createComputePipelineAsync = async function (descriptor) {
     if (state.holdPipelines) await wait();
     return createComputePipelineAsync.call(this, descriptor);
@@ -62,7 +64,7 @@ describe('the chat page', () => {
   const serve = (folder: string): Promise<Demo> =>
     startDemo({
       chatModel: {
-        name: 'Alphabet-36k',
+        name: 'Alphabet-27k',
         folder,
         contextWindowSize: CONTEXT,
         command: 'make alphabet',
@@ -83,7 +85,7 @@ describe('the chat page', () => {
 
   async function open(origin: string): Promise<ChromiumPage> {
     const opened = await chromium.newPage('/');
-    opened.page.setDefaultTimeout(60_000);
+    opened.page.setDefaultTimeout(120_000);
     await opened.page.setViewportSize({ width: 1440, height: 900 });
     await opened.page.goto(`${origin}/chat.html`);
     return opened;
@@ -115,7 +117,7 @@ describe('the chat page', () => {
       opened = await open(own.origin);
       const { page } = opened;
       await page.locator('#make').waitFor();
-      assert.equal(await textOf(page, '#start-title'), 'Alphabet-36k');
+      assert.equal(await textOf(page, '#start-title'), 'Alphabet-27k');
       assert.equal(await textOf(page, '#start-notice'), 'The model is not built yet.');
       assert.equal(await textOf(page, '#make-command'), 'make alphabet');
       assert.ok(!(await page.locator('#load').isVisible()));
@@ -153,7 +155,7 @@ describe('the chat page', () => {
       await page.locator('[data-phase=pipelines] >> text=/^0 of \\d+$/').waitFor();
       assert.match(await textOf(page, '[data-phase=wasm]'), /Program \(wasm\)\s+1\.\d MiB/);
       assert.match(await textOf(page, '[data-phase=weights]'), /Weights\s+105\.5 KiB/);
-      assert.equal(await textOf(page, '#live'), 'Loading Alphabet-36k');
+      assert.match(await textOf(page, '#live'), /^Loading Alphabet-27k$|% of the weights, 0 of/);
       assert.equal(await focusedId(page), 'cancel');
       await page.keyboard.press('Escape');
       await release(page);
@@ -167,8 +169,8 @@ describe('the chat page', () => {
     it('tells what is wrong with the model, and what to do', async () => {
       const folder = join(root, 'broken');
       cpSync(built, folder, { recursive: true });
-      const { chat_template: _, ...config } = CONFIG;
-      writeFileSync(join(folder, 'float32/tokenizer_config.json'), JSON.stringify(config));
+      const config = JSON.stringify({ ...CONFIG, chat_template: undefined });
+      writeFileSync(join(folder, 'float32/tokenizer_config.json'), config);
       own = await serve(folder);
       opened = await open(own.origin);
       const { page } = opened;
@@ -295,7 +297,7 @@ describe('the chat page', () => {
       assert.deepEqual(await answers(), [ALPHABET, ALPHABET]);
       // What was said is not read again: the last answer and what is new
       const [, fresh = NaN, all = NaN] = (
-        /^(\d+) new of (\d+)$/.exec(await text('#tile-prefill-of')) ?? []
+        /^(\d+) new of (\d+) tokens$/.exec(await text('#tile-prefill-of')) ?? []
       ).map(Number);
       assert.ok(all > first && fresh < all - first + 5, `${fresh} of ${all}, ${first} before`);
       await page.click('.turn.assistant:last-child button >> text=Regenerate');
@@ -366,6 +368,10 @@ describe('the chat page', () => {
       const [whole, cut = ''] = await answers();
       assert.equal(whole, ALPHABET);
       assert.ok(cut.length < ALPHABET.length && ALPHABET.startsWith(cut));
+      assert.match(
+        await text('.turn.assistant:last-child .meta'),
+        /^cut off: the context window is full/,
+      );
       await say('More');
       await page.locator('#failure').waitFor();
       assert.equal(
@@ -509,13 +515,14 @@ describe('the chat page', () => {
   });
 
   it('is a page beside the other', async () => {
-    const { page, errors, close } = await open(demo.origin);
+    const opened = await open(demo.origin);
+    const { page, errors } = opened;
     await page.click('nav >> text=Tensors');
     await page.locator('#url').waitFor();
     await page.click('nav >> text=Chat');
     await page.locator('#load').waitFor();
     assert.equal(await textOf(page, '[aria-current=page]'), 'Chat');
     assert.deepEqual(errors, []);
-    await close();
+    await opened.close();
   });
 });

@@ -253,8 +253,10 @@ describe('the demo page', () => {
   it('is used by keyboard alone', async () => {
     await page.keyboard.press('Tab');
     assert.equal(await focusedText(), 'Skip to the model');
-    await page.keyboard.press('Tab');
-    assert.equal(await focusedText(), 'Stored models');
+    for (const link of ['Tensors', 'Chat', 'Stored models']) {
+      await page.keyboard.press('Tab');
+      assert.equal(await focusedText(), link);
+    }
     await page.keyboard.press('Tab');
     await page.keyboard.type(`${server.origin}/model.safetensors`);
     await page.keyboard.press('Enter');
