@@ -152,7 +152,7 @@ inline std::vector<std::byte> decode(DType from, DType to, Bytes in) {
 
 // Whole units of every kind that matters: for 16-bit types all values, for f32 the edges of f16 and
 // bf16 (and their neighbours) and random patterns, for blocks random ones, with factors as models
-// have them and with any bits (infinite and NaN among them).
+// have them and with any bits (infinite and NaN among them), for q4_0 and q8_0 also all scales.
 inline std::vector<std::byte> sample_units(DType from) {
   std::mt19937 random(static_cast<unsigned>(from));
   std::vector<std::byte> units;
@@ -177,6 +177,13 @@ inline std::vector<std::byte> sample_units(DType from) {
     for (unsigned i = 0; i < 200'000; ++i) add(static_cast<uint32_t>(random()), 4);
   } else {
     const DTypeInfo& info = dtype_info(from);
+    // Every scale, with every quant of 4 bits, with some of 8.
+    if (from == DType::q4_0 || from == DType::q8_0)
+      for (uint32_t scale = 0; scale < 65536; ++scale) {
+        add(scale, 2);
+        for (unsigned i = 0; i + 2 < info.block_bytes; ++i)
+          add(from == DType::q4_0 ? i | (15 - i) << 4 : 32 * scale + i, 1);
+      }
     for (unsigned block = 0; block < 3000; ++block) {
       const size_t start = units.size();
       for (unsigned i = 0; i < info.block_bytes; ++i) add(static_cast<uint32_t>(random()), 1);

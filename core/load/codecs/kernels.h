@@ -14,8 +14,12 @@
 //                                     then the upper ones
 //   halves_of_bytes<shift>(in)        of 32 bytes the lower four bits (shift 0) or the upper (4)
 //   put_from_table<to>(out, v, q)     writes v[q[0]] .. v[q[31]] as 16-bit floats
-// and, where bf16 has a shorter way to f16 than by f32,
-//   f16_from_bf16(out, in)            sixteen elements
+// and, where f32 is narrowed faster many at a time,
+//   f16_from_f32(out, in, n)          n times sixteen elements
+//   f16_from_bf16(out, in, n)         the same for bf16
+//   put_from_halves(out, t, a, b)     writes t[a[0]] .. t[a[15]], t[b[0]] .. t[b[15]], where t are
+//                                     sixteen f16 in memory
+//   f16_from_q4_0(out, in, n)         as many of n blocks as it can, which it returns
 // and, where a large output should go past the caches,
 //   stream(out, in, n)                copies n bytes, a multiple of 64; both aligned to 16
 //   end_stream()                      makes them visible to other threads
@@ -87,11 +91,7 @@ SLUICE_INLINE void put(std::byte* out, size_t group, typename Isa::Floats values
 // Converts sixteen elements of a plain type.
 template <class Isa, DType from, DType to>
 SLUICE_INLINE void convert(const std::byte* in, std::byte* out) {
-  if constexpr (from == DType::bf16 && to == DType::f16 &&
-                requires { Isa::f16_from_bf16(out, in); })
-    Isa::f16_from_bf16(out, in);
-  else
-    put<Isa, to>(out, 0, load<Isa, from>(in));
+  put<Isa, to>(out, 0, load<Isa, from>(in));
 }
 
 // Whether `to` of 4-bit quants comes out of Isa::put_from_table().
@@ -246,25 +246,81 @@ SLUICE_INLINE void decode_block(const std::byte* in, std::byte* out) {
   }
 }
 
+// Blocks to 16 bits by way of f32, some at a time; one function for all blocks, for its size.
+template <class Isa, DType to>
+[[gnu::noinline]] void decode_by_f32(const std::byte* in, std::byte* out, size_t units,
+                                     size_t in_bytes, size_t elements,
+                                     void (*widen)(const std::byte*, std::byte*, size_t)) {
+  constexpr size_t kElements = 512;
+  alignas(64) std::byte wide[kElements * 4];
+  while (units > 0) {
+    const size_t at_once = kElements / elements, some = units < at_once ? units : at_once;
+    widen(in, wide, some);
+    decode<Isa, DType::f32, to>(wide, out, some * elements);
+    units -= some;
+    in += some * in_bytes;
+    out += some * elements * unit_of(to).bytes;
+  }
+}
+
+// q4_1 to f16 by tables of the values of its quants, which are narrowed many at a time.
+template <class Isa>
+SLUICE_INLINE void q4_1_by_tables(const std::byte* in, std::byte* out, size_t units) {
+  constexpr uint32_t kBytes = unit_of(DType::q4_1).bytes;
+  constexpr size_t kUnits = 32;
+  alignas(16) std::byte wide[kUnits * 64], narrow[kUnits * 32];
+  while (units > 0) {
+    const size_t some = units < kUnits ? units : kUnits;
+    bool finite = true;
+    for (size_t i = 0; i < some; ++i) {
+      const std::byte* const block = in + i * kBytes;
+      finite &= f16_are_finite<uint32_t>(block);
+      Isa::store_f32(wide + 64 * i,
+                     Isa::affine(kEveryQuant, Isa::scale_at(block), Isa::scale_at(block + 2)));
+    }
+    Isa::f16_from_f32(narrow, wide, some);
+    for (size_t i = 0; i < some; ++i, in += kBytes, out += 64) {
+      const Bytes16 packed = load16(in + 4);
+      Isa::put_from_halves(out, narrow + 32 * i, field<Isa, 0, 15>(packed),
+                           field<Isa, 4, 15>(packed));
+    }
+    if (!finite) [[unlikely]]
+      settle_nans<DType::f16>(out - some * 64, some * 32);
+    units -= some;
+  }
+}
+
 template <class Isa, DType from, DType to>
 SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t units) {
   constexpr Unit kFrom = unit_of(from);
   constexpr uint32_t kToBytes = unit_of(to).bytes;
   constexpr bool kInBlock =
       requires { Isa::kNarrowsInBlock; } || (is_4_bit(from) && kTable<Isa, to>);
-  if constexpr (kFrom.elements > 1 && to != DType::f32 && !kInBlock) {
-    // By way of f32, some blocks at a time: faster than narrowing in the block's own loop, which
-    // then wants more registers than there are.
-    constexpr size_t kUnits = 512 / kFrom.elements;
-    alignas(64) std::byte wide[kUnits * kFrom.elements * 4];
-    while (units > 0) {
-      const size_t some = units < kUnits ? units : kUnits;
-      decode<Isa, from, DType::f32>(in, wide, some);
-      decode<Isa, DType::f32, to>(wide, out, some * kFrom.elements);
-      units -= some;
-      in += some * kFrom.bytes;
-      out += some * kFrom.elements * kToBytes;
+  if constexpr (from == DType::q4_0 && to == DType::f16 &&
+                requires { Isa::f16_from_q4_0(out, in, units); }) {
+    while (true) {
+      const size_t done = Isa::f16_from_q4_0(out, in, units);
+      units -= done;
+      in += done * kFrom.bytes;
+      out += done * kFrom.elements * kToBytes;
+      if (units == 0) break;
+      decode_block<Isa, from, to>(in, out);
+      if (!f16_are_finite<uint16_t>(in)) settle_nans<to>(out, kFrom.elements);
+      --units;
+      in += kFrom.bytes;
+      out += kFrom.elements * kToBytes;
     }
+  } else if constexpr (from == DType::q4_1 && to == DType::f16 && requires(Bytes16 quants) {
+                         Isa::put_from_halves(out, in, quants, quants);
+                       }) {
+    q4_1_by_tables<Isa>(in, out, units);
+  } else if constexpr (kFrom.elements > 1 && to != DType::f32 && !kInBlock) {
+    // Faster than narrowing in the block's own loop, which then wants more registers than there
+    // are.
+    void (*widen)(const std::byte*, std::byte*, size_t) = decode<Isa, from, DType::f32>;
+    size_t elements = kFrom.elements;
+    asm("" : "+r"(widen), "+r"(elements));  // else LLVM makes one function for each block again
+    decode_by_f32<Isa, to>(in, out, units, kFrom.bytes, elements, widen);
   } else if constexpr (kFrom.elements > 1) {
     constexpr bool kHasMin = kFrom.min_at >= 0;
     static_assert(!kHasMin || kFrom.min_at == kFrom.scale_at + 2);
@@ -314,6 +370,17 @@ SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t unit
       }
     }
   } else {
+    if constexpr ((from == DType::f32 || from == DType::bf16) && to == DType::f16 &&
+                  requires { Isa::f16_from_f32(out, in, units); }) {
+      const size_t whole = units / 16 * 16;
+      if constexpr (from == DType::f32)
+        Isa::f16_from_f32(out, in, whole / 16);
+      else
+        Isa::f16_from_bf16(out, in, whole / 16);
+      in += whole * kFrom.bytes;
+      out += whole * kToBytes;
+      units -= whole;
+    }
     for (; units >= 16; units -= 16, in += size_t{16} * kFrom.bytes, out += size_t{16} * kToBytes)
       convert<Isa, from, to>(in, out);
     if (units > 0) {

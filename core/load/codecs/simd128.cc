@@ -81,14 +81,6 @@ struct Simd128 {
   SLUICE_INLINE void store_f32(std::byte* out, Floats values) {
     for (unsigned i = 0; i < 4; ++i) store(out + size_t{16} * i, values.lanes[i]);
   }
-  struct Halves {
-    v128_t lanes[2];
-  };
-  SLUICE_INLINE void store_f16(std::byte* out, Floats values) {
-    const Halves halves = f16_of(values);
-    store(out, halves.lanes[0]);
-    store(out + 16, halves.lanes[1]);
-  }
   SLUICE_INLINE void store_bf16(std::byte* out, Floats values) {
     for (unsigned i = 0; i < 2; ++i)
       store(out + size_t{16} * i, wasm_u16x8_narrow_i32x4(bf16_of(values.lanes[2 * i]),
@@ -139,47 +131,67 @@ struct Simd128 {
     return wasm_i32x4_sub(joined, ints(126 << 10));
   }
 
-  // f16_from_f32() in half.h, fast where all are at most 2^16.
-  SLUICE_INLINE Halves f16_of(Floats values) {
-    Floats magnitudes;
-    for (unsigned i = 0; i < 4; ++i)
-      magnitudes.lanes[i] = wasm_v128_and(values.lanes[i], ints(0x7fffffff));
-    const v128_t largest = wasm_i32x4_max(wasm_i32x4_max(magnitudes.lanes[0], magnitudes.lanes[1]),
-                                          wasm_i32x4_max(magnitudes.lanes[2], magnitudes.lanes[3]));
-    Halves halves;
-    if (wasm_v128_any_true(wasm_i32x4_gt(largest, ints(0x47800000)))) [[unlikely]] {
-      for (unsigned i = 0; i < 2; ++i)
-        halves.lanes[i] = f16_of_any(values.lanes[2 * i], values.lanes[2 * i + 1]);
-      return halves;
+  // f16_from_f32() in half.h, for `groups` of sixteen. A loop without a branch or a call, so that
+  // V8 keeps its constants in registers; what has numbers above 2^16 is done anew.
+  [[gnu::noinline]] static void f16_from_f32(std::byte* out, const std::byte* in, size_t groups) {
+    constexpr size_t kAtOnce = 32;
+    while (groups > 0) {
+      const size_t some = groups < kAtOnce ? groups : kAtOnce;
+      groups -= some;
+      const std::byte* const begin = in;
+      const std::byte* const end = in + some * 64;
+      v128_t largest = wasm_i32x4_splat(0);
+      for (; in < end; in += 32, out += 16) {
+        const v128_t low = wasm_v128_load(in), high = wasm_v128_load(in + 16);
+        const v128_t magnitudes[2] = {wasm_v128_and(low, ints(0x7fffffff)),
+                                      wasm_v128_and(high, ints(0x7fffffff))};
+        largest = wasm_i32x4_max(largest, wasm_i32x4_max(magnitudes[0], magnitudes[1]));
+        const v128_t magnitude =
+            wasm_i16x8_narrow_i32x4(rounded_to_f16(magnitudes[0]), rounded_to_f16(magnitudes[1]));
+        // narrow saturates: what is negative keeps its sign.
+        const v128_t saturated = wasm_i16x8_narrow_i32x4(low, high);
+        store(out, wasm_v128_or(magnitude, wasm_v128_and(saturated, shorts(-0x8000))));
+      }
+      if (wasm_v128_any_true(wasm_i32x4_gt(largest, ints(0x47800000)))) [[unlikely]] {
+        out -= some * 32;
+        for (in = begin; in < end; in += 32, out += 16)
+          store(out, f16_of_any(wasm_v128_load(in), wasm_v128_load(in + 16)));
+      }
     }
-    for (unsigned i = 0; i < 2; ++i) {
-      const v128_t magnitude = wasm_i16x8_narrow_i32x4(rounded_to_f16(magnitudes.lanes[2 * i]),
-                                                       rounded_to_f16(magnitudes.lanes[2 * i + 1]));
-      // narrow saturates: what is negative keeps its sign.
-      const v128_t saturated =
-          wasm_i16x8_narrow_i32x4(values.lanes[2 * i], values.lanes[2 * i + 1]);
-      halves.lanes[i] = wasm_v128_or(magnitude, wasm_v128_and(saturated, shorts(-0x8000)));
-    }
-    return halves;
+  }
+  SLUICE_INLINE void store_f16(std::byte* out, const Floats& values) {
+    store(out, f16_of_any(values.lanes[0], values.lanes[1]));
+    store(out + 16, f16_of_any(values.lanes[2], values.lanes[3]));
   }
 
-  // Sixteen bf16 to f16. The eight digits of the one fit into the eleven of the other, so that
-  // only the bias changes, as long as the results are normal numbers.
-  SLUICE_INLINE void f16_from_bf16(std::byte* out, const std::byte* in) {
-    const v128_t words[2] = {wasm_v128_load(in), wasm_v128_load(in + 16)};
-    // Twice the magnitude, turned so that 2^-14 is the least number; 2^16 and above, and what is
-    // below 2^-14, are beyond the limit.
-    v128_t turned[2];
-    for (unsigned i = 0; i < 2; ++i)
-      turned[i] = wasm_i16x8_add(wasm_i16x8_add(words[i], words[i]), shorts(0x8000 - 2 * 0x3880));
-    const v128_t largest = wasm_i16x8_max(turned[0], turned[1]);
-    if (wasm_v128_any_true(wasm_i16x8_gt(largest, shorts(2 * (0x477f - 0x3880) - 0x8000))))
-        [[unlikely]]
-      return store_f16(out, load_bf16(in));
-    for (unsigned i = 0; i < 2; ++i) {
-      const v128_t magnitude = wasm_i16x8_add(wasm_i16x8_shl(words[i], 3), shorts(-(0x3800 << 3)));
-      store(out + size_t{16} * i,
-            wasm_v128_or(magnitude, wasm_v128_and(words[i], shorts(-0x8000))));
+  // `groups` of sixteen bf16 to f16. The eight digits of the one fit into the eleven of the other,
+  // so that only the bias changes, as long as the results are normal numbers; groups with others
+  // are done anew, by way of f32.
+  SLUICE_INLINE void f16_from_bf16(std::byte* out, const std::byte* in, size_t groups) {
+    constexpr size_t kAtOnce = 128;
+    uint8_t beyond[kAtOnce];
+    alignas(16) std::byte wide[kAtOnce * 64], narrow[kAtOnce * 32];
+    for (size_t some; groups > 0; groups -= some, in += some * 32, out += some * 32) {
+      some = groups < kAtOnce ? groups : kAtOnce;
+      size_t count = 0;
+      for (size_t i = 0; i < some; ++i) {
+        v128_t turned[2];
+        for (unsigned half = 0; half < 2; ++half) {
+          const v128_t words = wasm_v128_load(in + 32 * i + size_t{16} * half);
+          // Twice the magnitude, turned so that 2^-14 is the least number; 2^16 and above, and what
+          // is below 2^-14, are beyond the limit.
+          turned[half] = wasm_i16x8_add(wasm_i16x8_add(words, words), shorts(0x8000 - 2 * 0x3880));
+          const v128_t magnitude = wasm_i16x8_add(wasm_i16x8_shl(words, 3), shorts(-(0x3800 << 3)));
+          store(out + 32 * i + size_t{16} * half,
+                wasm_v128_or(magnitude, wasm_v128_and(words, shorts(-0x8000))));
+        }
+        const v128_t largest = wasm_i16x8_max(turned[0], turned[1]);
+        beyond[count] = static_cast<uint8_t>(i);
+        count += wasm_v128_any_true(wasm_i16x8_gt(largest, shorts(2 * (0x477f - 0x3880) - 0x8000)));
+      }
+      for (size_t i = 0; i < count; ++i) store_f32(wide + 64 * i, load_bf16(in + 32 * beyond[i]));
+      f16_from_f32(narrow, wide, count);
+      for (size_t i = 0; i < count; ++i) std::memcpy(out + 32 * beyond[i], narrow + 32 * i, 32);
     }
   }
 
@@ -220,38 +232,63 @@ struct Simd128 {
     return values;
   }
 
-  struct Quants {
-    Bytes16 first, second;
-  };
-  SLUICE_INLINE Quants halves_of_bytes(const std::byte* in) {
-    const Bytes16 packed = load16(in);
-    return {field<Simd128, 0, 15>(packed), field<Simd128, 4, 15>(packed)};
+  SLUICE_INLINE void put_from_halves(std::byte* out, const std::byte* table, Bytes16 first,
+                                     Bytes16 second) {
+    const v128_t near = wasm_v128_load(table), far = wasm_v128_load(table + 16);
+    const v128_t lows =
+        wasm_u8x16_narrow_i16x8(wasm_v128_and(near, shorts(255)), wasm_v128_and(far, shorts(255)));
+    const v128_t highs = wasm_u8x16_narrow_i16x8(wasm_u16x8_shr(near, 8), wasm_u16x8_shr(far, 8));
+    put_looked_up(out, lows, highs, first);
+    put_looked_up(out + 32, lows, highs, second);
   }
-  template <int shift>
-  SLUICE_INLINE Quants halves_of_bytes(const std::byte* in) {
-    return {field<Simd128, shift, 15>(load16(in)), field<Simd128, shift, 15>(load16(in + 16))};
+  SLUICE_INLINE void put_looked_up(std::byte* out, v128_t lows, v128_t highs, Bytes16 quants) {
+    const auto indices = reinterpret_cast<v128_t>(quants);
+    const v128_t low = wasm_i8x16_swizzle(lows, indices);
+    const v128_t high = wasm_i8x16_swizzle(highs, indices);
+    store(out,
+          wasm_i8x16_shuffle(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+    store(out + 16, wasm_i8x16_shuffle(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14,
+                                       30, 15, 31));
   }
 
-  // For f16 alone: bf16 comes cheaply by way of f32. Not inlined, for the module's size.
-  template <DType to>
-    requires(to == DType::f16)
-  [[gnu::noinline]] static void put_from_table(std::byte* out, const Floats& values,
-                                               Quants quants) {
-    const auto [near, far] = f16_of(values).lanes;
-    const v128_t lows =
-        wasm_i8x16_shuffle(near, far, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const v128_t highs =
-        wasm_i8x16_shuffle(near, far, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    for (const Bytes16& sixteen : {quants.first, quants.second}) {
-      const auto indices = reinterpret_cast<v128_t>(sixteen);
-      const v128_t low = wasm_i8x16_swizzle(lows, indices);
-      const v128_t high = wasm_i8x16_swizzle(highs, indices);
-      store(out,
-            wasm_i8x16_shuffle(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
-      store(out + 16, wasm_i8x16_shuffle(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29,
-                                         14, 30, 15, 31));
-      out += 32;
+  // q4_0 blocks to f16, up to one whose scale is not such that all its values are normal numbers or
+  // zeros; returns how many. The scale by 1, 3, 5 and 7 is rounded, the rest follows: a power of
+  // two goes to the exponent, a sign to the sign.
+  SLUICE_INLINE size_t f16_from_q4_0(std::byte* out, const std::byte* in, size_t units) {
+    size_t fit = 0;
+    for (; fit < units; ++fit) {
+      const unsigned magnitude = load_as<uint16_t>(in + 18 * fit) & 0x7fffu;
+      if (magnitude - 0x0400 >= 0x6c00 - 0x0400) break;  // 8 times it might become infinite
     }
+    // Apart from the loop above: without a branch, V8 keeps the constants in registers.
+    for (const std::byte* const end = in + 18 * fit; in < end; in += 18, out += 64) {
+      const v128_t head = wasm_v128_load(in);
+      const v128_t scale = wasm_i8x16_swizzle(
+          head, wasm_i8x16_const(0, 1, -1, -1, 0, 1, -1, -1, 0, 1, -1, -1, 0, 1, -1, -1));
+      const v128_t wide = wasm_i32x4_shl(wasm_v128_and(scale, ints(0x7fff)), 13);
+      const v128_t product =
+          wasm_f32x4_mul(wide, wasm_f32x4_make(0x1p112f, 0x3p112f, 0x5p112f, 0x7p112f));
+      // As in rounded_to_f16(), but for what is normal, and what it subtracts in the end is in the
+      // sums below.
+      const v128_t power = wasm_v128_and(product, ints(0x7f800000));
+      const v128_t sum = wasm_f32x4_add(product, wasm_i32x4_add(power, ints(13 << 23)));
+      const v128_t halves = wasm_i32x4_dot_i16x8(sum, ints(8 << 16 | 1));
+      // Of the values of quants -8 .. 7: 8 is 1 with another exponent, 7, 6 is 3, 5, …
+      const v128_t lows = wasm_i8x16_swizzle(
+          halves, wasm_i8x16_const(0, 12, 4, 8, 0, 4, 0, 0, -1, 0, 0, 4, 0, 8, 4, 12));
+      const v128_t tops = wasm_i8x16_swizzle(
+          halves, wasm_i8x16_const(1, 13, 5, 9, 1, 5, 1, 1, -1, 1, 1, 5, 1, 9, 5, 13));
+      const v128_t moved =
+          wasm_i8x16_add(tops, wasm_i8x16_const(-108, -120, -116, -120, -112, -120, -116, -120, 0,
+                                                8, 12, 8, 16, 8, 12, 8));
+      const v128_t signs = wasm_i8x16_swizzle(head, wasm_i8x16_splat(1));
+      const v128_t highs =
+          wasm_v128_xor(moved, wasm_v128_and(signs, shorts(static_cast<int16_t>(0x8080))));
+      const Bytes16 packed = load16(in + 2);
+      put_looked_up(out, lows, highs, field<Simd128, 0, 15>(packed));
+      put_looked_up(out + 32, lows, highs, field<Simd128, 4, 15>(packed));
+    }
+    return fit;
   }
 };
 
