@@ -37,7 +37,8 @@ async function sluice({ device, dist }) {
   const { WebGPUDevice } = await dist.module('runtime/webgpu/index.js');
   const memory = new WebAssembly.Memory({ initial: 16 });
   const bytes = (at, nbytes) => new Uint8Array(memory.buffer, at, nbytes);
-  const gpu = new WebGPUDevice(device, { bytes });
+  const store = (at, given) => bytes(at, given.length).set(given);
+  const gpu = new WebGPUDevice(device, { bytes, store });
   return {
     kernels: await gpu.pipelines(KERNELS),
     allocate: (nbytes) => gpu.allocate(nbytes),

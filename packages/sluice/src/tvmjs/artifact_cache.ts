@@ -417,3 +417,23 @@ async function readAs(response: Response, storetype: string | undefined): Promis
 function failure(error: DOMException | null, what: string): Error {
   return new Error(`${what}: ${error?.message ?? 'it failed'}`, { cause: error });
 }
+
+/** A record's bytes where they lie in a shard. Throws where they do not. */
+export function getTensorCacheRecordBytes(
+  shardData: ArrayBuffer | Uint8Array,
+  { byteOffset, nbytes }: { byteOffset: number; nbytes: number },
+): Uint8Array {
+  const shard = shardData instanceof Uint8Array ? shardData : new Uint8Array(shardData);
+  for (const [what, value] of Object.entries({ byteOffset, nbytes })) {
+    if (!Number.isSafeInteger(value) || value < 0) {
+      throw new Error(`Invalid tensor-cache ${what}: ${value}`);
+    }
+  }
+  const end = byteOffset + nbytes;
+  if (!Number.isSafeInteger(end) || end > shard.byteLength) {
+    throw new Error(
+      `Tensor-cache record range [${byteOffset}, ${end}) exceeds shard size ${shard.byteLength}`,
+    );
+  }
+  return shard.subarray(byteOffset, end);
+}

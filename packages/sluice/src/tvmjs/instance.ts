@@ -1,4 +1,5 @@
 import { describe } from '../runtime/errors.js';
+import { connectWebGPU } from '../runtime/gpu.js';
 import type { ModelLoader } from '../runtime/load.js';
 import { RuntimeObject } from '../runtime/object.js';
 import { Runtime } from '../runtime/runtime.js';
@@ -638,7 +639,8 @@ export class InstanceBase implements Disposable {
       console.error('Device lost, calling Instance.dispose(). Please initialize again. ', info);
       this.dispose();
     });
-    const context = new WebGPUContext(this.#runtime, this.memory, device);
+    const context = new WebGPUContext(this.memory, device);
+    connectWebGPU(this.#runtime, context.gpu);
     this.registerAsyncServerFunc('wasm.WebGPUWaitForTasks', () => context.sync(), true);
     this.lib.webGPUContext = context;
   }

@@ -1,3 +1,5 @@
+export { CachedCallStack } from './call_stack.js';
+export type { PtrOffset } from './call_stack.js';
 import { ANY_LENGTH, ANY_VALUE, OBJECT_TYPE, SPAN_SIZE } from '../runtime/abi.js';
 import type { Pointer } from './types.js';
 

@@ -20,6 +20,7 @@ import {
   hasCrossOriginStorage,
   type ArtifactCacheTemplate,
   type TensorCacheAccessOptions,
+  getTensorCacheRecordBytes,
 } from './artifact_cache.js';
 import type { Host, InitProgressReport } from './instance.js';
 import type { Tensor } from './objects.js';
@@ -395,26 +396,6 @@ async function loadRecord(
   } finally {
     tensor.dispose();
   }
-}
-
-/** A record's bytes where they lie in a shard. Throws where they do not. */
-export function getTensorCacheRecordBytes(
-  shardData: ArrayBuffer | Uint8Array,
-  { byteOffset, nbytes }: Pick<CacheRecord, 'byteOffset' | 'nbytes'>,
-): Uint8Array {
-  const shard = shardData instanceof Uint8Array ? shardData : new Uint8Array(shardData);
-  for (const [what, value] of Object.entries({ byteOffset, nbytes })) {
-    if (!Number.isSafeInteger(value) || value < 0) {
-      throw new Error(`Invalid tensor-cache ${what}: ${value}`);
-    }
-  }
-  const end = byteOffset + nbytes;
-  if (!Number.isSafeInteger(end) || end > shard.byteLength) {
-    throw new Error(
-      `Tensor-cache record range [${byteOffset}, ${end}) exceeds shard size ${shard.byteLength}`,
-    );
-  }
-  return shard.subarray(byteOffset, end);
 }
 
 /** Reports in tvmjs's words. */

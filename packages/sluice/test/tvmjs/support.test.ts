@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import * as tvmjs from 'sluice/tvmjs';
 import { Memory } from '../../src/tvmjs/memory.js';
-import { getTensorCacheRecordBytes } from '../../src/tvmjs/tensor_cache.js';
+import { getTensorCacheRecordBytes } from '../../src/tvmjs/artifact_cache.js';
 
 describe('LinearCongruentialGenerator', () => {
   test('is minstd_rand', () => {

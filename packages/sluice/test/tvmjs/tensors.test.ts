@@ -247,7 +247,12 @@ describe('on WebGPU', () => {
     );
     assert.throws(() => gpu.showImage(whole), /Require a height x width uint32 Tensor.*float32/);
     assert.throws(() => gpu.showImage(gpu.empty([2, 2], 'uint32')), /get cpu instead/);
-    assert.throws(() => gpu.clearCanvas(), /no canvas is bound/);
+    const image = gpu.empty([2, 2], 'uint32', device);
+    assert.throws(
+      () => gpu.showImage(image),
+      /Do not have a canvas context, call bindCanvas first/,
+    );
+    gpu.clearCanvas(); // of no canvas
   });
 
   test('images are shown on a canvas', async () => {

@@ -18,6 +18,16 @@ import { Readback } from './readback.js';
 export interface WasmBytes {
   /** A view of the memory as it is now; it is asked for again whenever it may have grown. Throws where it ends too early. */
   bytes(pointer: number, nbytes: number): Uint8Array;
+  /** Writes bytes there, which may be gone as soon as this returns. */
+  store(pointer: number, bytes: Uint8Array): void;
+}
+
+/** What images are shown on; a canvas, mostly. */
+export interface ImageView {
+  /** Shows `height` rows of `width` pixels, four bytes each, from a buffer's start. */
+  draw(buffer: GPUBuffer, height: number, width: number): void;
+  clear(): void;
+  dispose(): void;
 }
 
 export interface WebGPUDeviceOptions {
@@ -72,7 +82,8 @@ export class WebGPUDevice {
   readonly #readback: Readback;
   readonly #copier: ByteCopier;
   readonly #host: KernelHost;
-  #canvas: CanvasView | undefined;
+  /** Where showImage() draws. */
+  canvas: ImageView | undefined;
   #flushing = false;
 
   /** `device` stays the caller's, who destroys it after dispose(). */
@@ -119,7 +130,7 @@ export class WebGPUDevice {
     }
     const buffer = this.#errors.capture(
       what,
-      () => this.device.createBuffer({ size, usage: DEFAULT_USAGE }),
+      () => this.device.createBuffer({ size, usage: storageUsage() }),
       { filters: ALLOCATION, hint: 'free tensors, or use a smaller model' },
     );
     return this.#table.add(buffer, nbytes).handle;
@@ -198,7 +209,7 @@ export class WebGPUDevice {
    */
   copyFromGPU(from: number, fromOffset: number, to: number, nbytes: number): void {
     this.#read(`reading ${nbytes} bytes of a GPU buffer`, from, fromOffset, nbytes, (bytes) => {
-      this.#memory.bytes(to >>> 0, nbytes).set(bytes);
+      this.#memory.store(to >>> 0, bytes);
     }).catch(() => undefined); // sync() tells
   }
 
@@ -360,8 +371,8 @@ export class WebGPUDevice {
   /** Draws into a canvas from now on; undefined: no longer. */
   bindCanvas(canvas: HTMLCanvasElement | OffscreenCanvas | undefined): void {
     this.#errors.check('binding a canvas');
-    this.#canvas?.dispose();
-    this.#canvas = canvas && new CanvasView(this.device, this.#errors, canvas);
+    this.canvas?.dispose();
+    this.canvas = canvas && new CanvasView(this.device, this.#errors, canvas);
   }
 
   /** Shows `height` rows of `width` pixels, each of the four bytes r, g, b, a. */
@@ -373,12 +384,16 @@ export class WebGPUDevice {
     }
     const { buffer } = this.#range(what, handle, 0, 4 * height * width);
     this.#batch.flush();
+    // A read before it is no sign that it is done
+    this.#readback.lastBatch = 0;
     canvas.draw(buffer, height, width);
   }
 
   /** Makes the canvas white. */
   clearCanvas(): void {
-    this.#boundCanvas('clearing the canvas').clear();
+    const canvas = this.#boundCanvas('clearing the canvas');
+    this.#readback.lastBatch = 0;
+    canvas.clear();
   }
 
   stats(): WebGPUStats {
@@ -402,8 +417,8 @@ export class WebGPUDevice {
         hint: 'wait for sync() before dispose()',
       }),
     );
-    this.#canvas?.dispose();
-    this.#canvas = undefined;
+    this.canvas?.dispose();
+    this.canvas = undefined;
     this.#groups.clear();
     this.#readback.dispose();
     this.#batch.dispose();
@@ -518,15 +533,21 @@ export class WebGPUDevice {
     return entry;
   }
 
-  #boundCanvas(what: string): CanvasView {
+  #boundCanvas(what: string): ImageView {
     this.#errors.check(what);
-    if (this.#canvas === undefined) {
+    if (this.canvas === undefined) {
       throw new SluiceError('invalid_argument', `${what}: no canvas is bound`, {
         hint: 'call bindCanvas() first',
       });
     }
-    return this.#canvas;
+    return this.canvas;
   }
 }
 
 const roundUp = (nbytes: number): number => Math.ceil(nbytes / 4) * 4;
+
+/** By the host's own constants where it has them. */
+function storageUsage(): GPUBufferUsageFlags {
+  const host = (globalThis as { GPUBufferUsage?: typeof GPUBufferUsage }).GPUBufferUsage;
+  return host ? host.STORAGE | host.COPY_SRC | host.COPY_DST : DEFAULT_USAGE;
+}

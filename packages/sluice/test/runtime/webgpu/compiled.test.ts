@@ -18,6 +18,9 @@ test('a compiled model runs on the device', { timeout: 120_000 }, async () => {
   const device = await nodeDevice();
   const gpu = new WebGPUDevice(device, {
     bytes: (at, nbytes) => new Uint8Array(exports.memory.buffer, at, nbytes),
+    store: (at, bytes) => {
+      new Uint8Array(exports.memory.buffer, at).set(bytes);
+    },
   });
   tvm.registerFunc('wasm.WebGPUDeviceAPI', (name: string) => gpu.deviceAPI(name));
   tvm.registerFunc('wasm.WebGPUCreateShader', (info: string, wgsl: string) =>

@@ -65,6 +65,9 @@ export class GrowingMemory {
   bytes(pointer: number, nbytes: number): Uint8Array {
     return new Uint8Array(this.memory.buffer, pointer, nbytes);
   }
+  store(pointer: number, bytes: Uint8Array): void {
+    this.bytes(pointer, bytes.length).set(bytes);
+  }
 }
 
 export interface Fixture extends AsyncDisposable {
