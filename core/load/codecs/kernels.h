@@ -3,7 +3,8 @@
 //   load_f32, load_f16, load_bf16     sixteen elements from memory, any alignment
 //   store_f32, store_f16, store_bf16  sixteen elements to memory, any alignment; see half.h
 //   scaled(q, d)                      d * q, where q are sixteen signed bytes
-//   affine(q, d, m)                   d * q + m, rounded twice
+//   affine(q, d, m)                   d * q + m, rounded twice; the product is exact in every block,
+//                                     so that a fused multiply-add gives the same
 //   scale_at                          one f16 from memory, as scaled() and affine() take it; they
 //                                     take a float, too
 //   bytes(n)                          sixteen bytes n
