@@ -3,8 +3,8 @@
 //   load_f32, load_f16, load_bf16     sixteen elements from memory, any alignment
 //   store_f32, store_f16, store_bf16  sixteen elements to memory, any alignment; see half.h
 //   scaled(q, d)                      d * q, where q are sixteen signed bytes
-//   affine(q, d, m)                   d * q + m, rounded twice; the product is exact in every block,
-//                                     so that a fused multiply-add gives the same
+//   affine(q, d, m)                   d * q + m, rounded twice; of every block the product is
+//                                     exact, so that a fused multiply-add gives the same
 //   scale_at                          one f16 from memory, as scaled() and affine() take it; they
 //                                     take a float, too
 //   bytes(n)                          sixteen bytes n
@@ -309,7 +309,7 @@ SLUICE_INLINE void decode_units(const std::byte* in, std::byte* out, size_t unit
       if (!f16_are_finite<uint16_t>(in)) settle_nans<to>(out, kFrom.elements);
       --units;
       in += kFrom.bytes;
-      out += kFrom.elements * kToBytes;
+      out += size_t{kFrom.elements} * kToBytes;
     }
   } else if constexpr (from == DType::q4_1 && to == DType::f16 && requires(Bytes16 quants) {
                          Isa::put_from_halves(out, in, quants, quants);
