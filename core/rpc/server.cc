@@ -1,6 +1,7 @@
 #include "core/rpc/server.h"
 
 #include <algorithm>
+#include <iterator>
 #include <new>
 #include <utility>
 
@@ -389,6 +390,15 @@ int Server::complete(uint64_t ticket, int64_t code, Any value) {
 }
 
 void Server::settle(int64_t code, Any value) {
+  if (after_ != After::result) {
+    // Where the host could not wait, it may still fill what it was to read to
+    if (code == static_cast<int64_t>(Code::return_value)) {
+      unfinished_.clear();
+    } else {
+      std::ranges::move(kept_, std::back_inserter(unfinished_));
+      unfinished_.push_back(Any::adopt(ffi::of_object(std::move(copied_))));
+    }
+  }
   if (code == static_cast<int64_t>(Code::return_value)) {
     if (finish(after_, std::move(value)) != 0) answer_raised();
     return;

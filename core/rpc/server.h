@@ -99,6 +99,8 @@ class Server : public std::enable_shared_from_this<Server> {
   std::vector<ffi::Any> kept_;
   std::vector<TVMFFIAny> args_;
   ffi::Ref<ffi::TensorObject> copied_;
+  // Of former ones, kept until the GPU has been waited for
+  std::vector<ffi::Any> unfinished_;
   // The call of it that the host finishes
   bool waiting_ = false;
   After after_ = After::nothing;
