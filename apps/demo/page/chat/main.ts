@@ -281,7 +281,6 @@ async function answer({ system, sampling }: ChatSettings, begun?: Turn): Promise
   if (error) return failAnswer(used, turn, error);
   announce(spoken(turn.text.slice(from), reason));
   draw();
-  transcript.scrollToEnd();
   if (hadFocus) prompt.focus();
 }
 

@@ -25,9 +25,18 @@ export class Transcript {
   readonly #list = byId('messages', HTMLElement);
   readonly #actions: TranscriptActions;
   #items: Item[] = [];
+  /** The end is in view, and is kept there. */
+  #follows = true;
 
   constructor(actions: TranscriptActions) {
     this.#actions = actions;
+    this.#box.addEventListener('scroll', () => {
+      this.#follows = this.#isAtEnd();
+    });
+    // A keyboard on the screen takes its room from here
+    new ResizeObserver(() => {
+      if (this.#follows) this.scrollToEnd();
+    }).observe(this.#box);
   }
 
   /** Shows these turns, `name` being who answers; `running` is the one that is being answered. */
@@ -47,19 +56,20 @@ export class Transcript {
         last: item === items.at(-1) && options.ready && options.running === undefined,
       });
     }
+    if (this.#follows) this.scrollToEnd();
   }
 
   /** Shows more text of an answer, and `meta` below it. */
   update(turn: Turn, meta: string): void {
     const item = this.#items.find((each) => each.turn === turn);
     if (!item) return;
-    const follows = this.#isAtEnd();
     drawText(item.text, turn.text, true);
     item.meta.textContent = meta;
-    if (follows) this.scrollToEnd();
+    if (this.#follows) this.scrollToEnd();
   }
 
   scrollToEnd(): void {
+    this.#follows = true;
     this.#box.scrollTop = this.#box.scrollHeight;
   }
 

@@ -8,7 +8,6 @@ import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
 
 import type { Page } from 'playwright-core';
 
-import { CONFIG } from '../../../../packages/sluice/test/chat/small_tokenizer.js';
 import { startChromium } from '../../../../packages/sluice/test/support/chromium.js';
 import type { Chromium, ChromiumPage } from '../../../../packages/sluice/test/support/chromium.js';
 import { startDemo } from '../../server.js';
@@ -158,7 +157,10 @@ describe('the chat page', () => {
       assert.match(await textOf(page, '#live'), /^Loading Alphabet-27k$|% of the weights, 0 of/);
       assert.equal(await focusedId(page), 'cancel');
       await page.keyboard.press('Escape');
-      await release(page);
+      // The first to be built finds that there is no need of the others
+      await page.evaluate(() => {
+        (globalThis as unknown as { control: Control }).control.waiting[0]?.();
+      });
       await page.locator('#load').waitFor();
       assert.equal(await textOf(page, '#live'), 'Cancelled');
       assert.equal(await focusedId(page), 'load');
@@ -169,15 +171,14 @@ describe('the chat page', () => {
     it('tells what is wrong with the model, and what to do', async () => {
       const folder = join(root, 'broken');
       cpSync(built, folder, { recursive: true });
-      const config = JSON.stringify({ ...CONFIG, chat_template: undefined });
-      writeFileSync(join(folder, 'float32/tokenizer_config.json'), config);
+      writeFileSync(join(folder, 'float32/model-software.wasm'), 'no program');
       own = await serve(folder);
       opened = await open(own.origin);
       const { page } = opened;
       await page.click('#load');
       await page.locator('#failure').waitFor();
       assert.equal(await textOf(page, '#failure-title'), 'The model cannot run this way');
-      assert.match(await textOf(page, '#failure-message'), /The config has no chat_template/);
+      assert.match(await textOf(page, '#failure-message'), /Option model\.wasm does not compile/);
       assert.match(await textOf(page, '#failure-advice'), /Make it again with `make smollm2`/);
       assert.equal(await focusedId(page), 'failure');
       assert.ok(await page.locator('#restart').isVisible());
@@ -433,6 +434,35 @@ describe('the chat page', () => {
       for (const stop of ['send', 'unload', 'system', 'temperature', 'context', 'presence']) {
         assert.ok(seen.has(stop), `${stop}: ${[...seen].join()}`);
       }
+    });
+
+    it('keeps the end of an answer in view, unless one has scrolled away', async () => {
+      await page.setViewportSize({ width: 360, height: 560 });
+      await say('One');
+      await ended();
+      await holdAfter(3);
+      await say('Two');
+      await shows('abc');
+      const below = await page.evaluate(() => {
+        const { scrollHeight, scrollTop, clientHeight } =
+          document.getElementById('messages-box') ?? document.body;
+        return scrollHeight - scrollTop - clientHeight;
+      });
+      assert.ok(below < 2, `${below} pixels are below`);
+      await page.evaluate(async () => {
+        const box = document.getElementById('messages-box') ?? document.body;
+        const scrolled = new Promise((resolve) => box.addEventListener('scroll', resolve));
+        box.scrollTop = 0;
+        await scrolled;
+      });
+      await release(page);
+      await ended();
+      assert.deepEqual(await answers(), [ALPHABET, ALPHABET]);
+      assert.equal(
+        await page.evaluate(() => document.getElementById('messages-box')?.scrollTop),
+        0,
+      );
+      await page.setViewportSize({ width: 1440, height: 900 });
     });
 
     it('clears a chat while it answers', async () => {
