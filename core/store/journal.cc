@@ -28,6 +28,8 @@ bool each_field(Record& record, Field field) {
     return field(record.file) && field(record.begin) && field(record.end);
   } else if constexpr (std::is_same_v<Kind, CheckedRecord>) {
     return field(record.file) && field(record.algorithm) && field(record.digest);
+  } else if constexpr (std::is_same_v<Kind, CompactedRecord>) {
+    return field(record.generation);
   } else {
     return field(record.ms);
   }

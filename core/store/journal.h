@@ -75,10 +75,16 @@ struct UsedRecord {
   uint64_t ms = 0;
   bool operator==(const UsedRecord&) const = default;
 };
+// What stands before it replaces a journal that was this many times compacted, less one: the last
+// record of a compaction, so that one which was interrupted has none. A journal without has 0.
+struct CompactedRecord {
+  uint64_t generation = 0;
+  bool operator==(const CompactedRecord&) const = default;
+};
 
 // The kind in the file is the index here and one.
 using JournalRecord = std::variant<ModelRecord, FileRecord, ExtentRecord, DropRecord, CheckedRecord,
-                                   LoadedRecord, UsedRecord>;
+                                   LoadedRecord, UsedRecord, CompactedRecord>;
 
 // Where the next record goes.
 struct JournalPosition {

@@ -23,6 +23,7 @@ std::vector<JournalRecord> one_of_each() {
       CheckedRecord{.file = 0, .algorithm = "md5", .digest = "00112233445566778899aabbccddeeff"},
       LoadedRecord{.ms = 1},
       UsedRecord{.ms = UINT64_MAX},
+      CompactedRecord{.generation = 3},
   };
 }
 
@@ -142,7 +143,7 @@ TEST(Journal, StopsAtARecordWhoseFieldsAreWrongThoughItsChecksumIsRight) {
   EXPECT_EQ(records(used), 1u);
   EXPECT_EQ(records(used + '\0'), 0u);              // bytes behind the fields
   EXPECT_EQ(records(used.substr(0, 8)), 0u);        // a field is cut
-  EXPECT_EQ(records("\x08" + used.substr(1)), 0u);  // kinds that are none
+  EXPECT_EQ(records("\x09" + used.substr(1)), 0u);  // kinds that are none
   EXPECT_EQ(records(std::string(1, '\0') + used.substr(1)), 0u);
   EXPECT_EQ(records("\xff"), 0u);
   EXPECT_EQ(records(""), 0u);

@@ -20,7 +20,7 @@ void require(bool holds) {
 std::string state(const StoredModel& model) {
   std::string out = model.snapshot();
   require(parse_json(out, "snapshot").has_value());
-  // The journal's length differs after a compaction
+  // The journal's length and its generation differ after a compaction
   const size_t from = out.find(",\"journal_bytes\":");
   out.erase(from, out.find(",\"files\":") - from);
   for (uint32_t file = 0; file < model.file_count(); ++file)
@@ -68,6 +68,9 @@ std::string write_journal(Bytes script) {
         break;
       case 5:
         writer.append(LoadedRecord{.ms = begin});
+        break;
+      case 6:
+        writer.append(CompactedRecord{.generation = end % 4});
         break;
       default:
         writer.append(

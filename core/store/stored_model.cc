@@ -197,6 +197,15 @@ Result<bool> StoredModel::apply(const UsedRecord& record) {
   return true;
 }
 
+Result<bool> StoredModel::apply(const CompactedRecord& record) {
+  SLUICE_TRY(check_number("generation", record.generation));
+  if (record.generation <= generation_)
+    return invalid(concat("generation ", record.generation, " of the journal of ", quote(key_),
+                          " cannot follow ", generation_));
+  generation_ = record.generation;
+  return true;
+}
+
 Result<bool> StoredModel::apply(const JournalRecord& record) {
   return std::visit([this](const auto& fields) { return apply(fields); }, record);
 }
@@ -299,6 +308,8 @@ std::string StoredModel::compact() {
   }
   if (loaded_ms_) fresh.append(LoadedRecord{.ms = *loaded_ms_});
   if (used_ms_ != created_ms_) fresh.append(UsedRecord{.ms = used_ms_});
+  generation_ = std::min(generation_ + 1, kMaxStoredNumber);
+  fresh.append(CompactedRecord{.generation = generation_});
   std::string bytes = fresh.take();
   journal_ = std::move(fresh);
   return bytes;
@@ -316,6 +327,7 @@ std::string StoredModel::snapshot() const {
   loaded_ms_ ? json.number(*loaded_ms_) : json.null();
   json.key("stored_bytes").number(stored_bytes);
   json.key("journal_bytes").number(journal_.position().nbytes);
+  json.key("generation").number(generation_);
   json.key("files").begin_array();
   for (uint32_t i = 0; i < files_.size(); ++i) {
     const File& file = files_[i];

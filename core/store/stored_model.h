@@ -1,10 +1,10 @@
 // What a local store holds of one model: which bytes of which files, and how to know them again.
 //
-// A stored model is a folder with a file `journal` and data files `0`, `1`, …: data file i holds
-// bytes of the model's file i at that file's own offsets. The host does all I/O. It writes bytes,
-// then says so here, then appends what take_journal() gives; and it reads bytes, digests them,
-// and only then trusts them. So a journal that reached the disk before its bytes did does no harm,
-// and nor does one whose end was lost.
+// A stored model is a folder with a file `journal`, or `journal.1` to which it was compacted (see
+// compact()), and data files `0`, `1`, …: data file i holds bytes of the model's file i at that
+// file's own offsets. The host does all I/O. It writes bytes, then says so here, then appends what
+// take_journal() gives; and it reads bytes, digests them, and only then trusts them. So a journal
+// that reached the disk before its bytes did does no harm, and nor does one whose end was lost.
 #pragma once
 
 #include <cstdint>
@@ -55,6 +55,8 @@ class StoredModel {
   static Result<Replayed> replay(Bytes journal);
 
   const std::string& key() const { return key_; }
+  // How many times the journal was compacted.
+  uint64_t generation() const { return generation_; }
   uint32_t file_count() const { return static_cast<uint32_t>(files_.size()); }
 
   // Says what a server says of a file now; a path that is new gets the next index. A file whose
@@ -90,13 +92,15 @@ class StoredModel {
   // What to append to the journal; then it is no longer pending.
   std::string take_journal() { return journal_.take(); }
 
-  // A whole journal of the present state, in place of the old one and of what was pending. What is
-  // journalled from here on fits behind the new journal alone.
+  // A whole journal of the present state, in place of the old one and of what was pending, of the
+  // next generation. What is journalled from here on fits behind the new journal alone. The host
+  // writes it beside the old one, which counts until the new one is whole: of several journals of a
+  // model, the one of the highest generation counts.
   std::string compact();
 
   // Everything but the extents, as JSON: {key, created_ms, used_ms, loaded_ms or null,
-  // stored_bytes, journal_bytes (with what is pending), files: [{index, path, nbytes or null, etag,
-  // last_modified, stored_bytes, complete, checked: [{algorithm, digest}]}]}.
+  // stored_bytes, journal_bytes (with what is pending), generation, files: [{index, path, nbytes or
+  // null, etag, last_modified, stored_bytes, complete, checked: [{algorithm, digest}]}]}.
   std::string snapshot() const;
 
  private:
@@ -133,6 +137,7 @@ class StoredModel {
   Result<bool> apply(const CheckedRecord& record);
   Result<bool> apply(const LoadedRecord& record);
   Result<bool> apply(const UsedRecord& record);
+  Result<bool> apply(const CompactedRecord& record);
   Status commit(const JournalRecord& record);
   Status check_file(uint32_t file) const;
   Status check_range(uint32_t file, uint64_t begin, uint64_t end) const;
@@ -142,6 +147,7 @@ class StoredModel {
   uint64_t created_ms_ = 0;
   uint64_t used_ms_ = 0;
   std::optional<uint64_t> loaded_ms_;
+  uint64_t generation_ = 0;  // how many times the journal was compacted
   std::vector<File> files_;
   std::map<std::string, uint32_t, std::less<>> index_;  // of files_, by path
   JournalWriter journal_;

@@ -45,13 +45,14 @@ std::string runs(const StoredModel& model, uint32_t file, uint64_t nbytes) {
   return out;
 }
 
-// All that a model holds, but for the journal's length, which differs after a compaction.
+// All that a model holds, but for the journal's length and generation, which differ after a
+// compaction.
 std::string state(const StoredModel& model) {
   const std::string text = model.snapshot();
   const auto json = parse_json(text, "snapshot");
   std::string out;
   for (const auto& [key, value] : *json->as_object())
-    if (key != "journal_bytes") out += concat(key, "=", value.dump(), "\n");
+    if (key != "journal_bytes" && key != "generation") out += concat(key, "=", value.dump(), "\n");
   for (uint32_t file = 0; file < model.file_count(); ++file)
     for (uint64_t at = 0;;) {
       const auto run = model.find(file, at);
@@ -242,14 +243,15 @@ TEST(StoredModel, SnapshotHasEveryField) {
   ASSERT_TRUE(model.set_used(3000));
   ASSERT_TRUE(model.set_loaded(2000));
   const size_t journal = model.take_journal().size();
-  EXPECT_EQ(model.snapshot(),
-            concat(R"({"key":"https://host/model","created_ms":1000,"used_ms":3000,)"
-                   R"("loaded_ms":2000,"stored_bytes":15,"journal_bytes":)",
-                   journal,
-                   R"(,"files":[{"index":0,"path":"a.bin","nbytes":30,"etag":"\"e\"",)"
-                   R"("last_modified":"Mon","stored_bytes":10,"complete":false,"checked":[]},)"
-                   R"({"index":1,"path":"b.bin","nbytes":null,"etag":"","last_modified":"",)"
-                   R"("stored_bytes":5,"complete":false,"checked":[]}]})"));
+  EXPECT_EQ(
+      model.snapshot(),
+      concat(R"({"key":"https://host/model","created_ms":1000,"used_ms":3000,)"
+             R"("loaded_ms":2000,"stored_bytes":15,"journal_bytes":)",
+             journal,
+             R"(,"generation":0,"files":[{"index":0,"path":"a.bin","nbytes":30,"etag":"\"e\"",)"
+             R"("last_modified":"Mon","stored_bytes":10,"complete":false,"checked":[]},)"
+             R"({"index":1,"path":"b.bin","nbytes":null,"etag":"","last_modified":"",)"
+             R"("stored_bytes":5,"complete":false,"checked":[]}]})"));
 }
 
 TEST(StoredModel, ReplayRefusesWhatIsNoJournalOfAModel) {
@@ -335,6 +337,43 @@ TEST(StoredModel, CompactionKeepsTheStateAndGoesOn) {
   ASSERT_TRUE(model.set_used(10));
   journal += model.take_journal();
   EXPECT_EQ(state(replayed(journal)), state(model));
+}
+
+TEST(StoredModel, CompactionIsOfTheNextGenerationOnceItIsWhole) {
+  const auto generation = [](const StoredModel& model) {
+    const std::string text = model.snapshot();
+    return parse_json(text, "snapshot")->find("generation")->as_uint()[0];
+  };
+  StoredModel model = with_file(100);
+  ASSERT_TRUE(model.add(0, 0, 10, 1));
+  EXPECT_EQ(generation(replayed(model.take_journal())), 0u);
+  const std::string first = model.compact();
+  EXPECT_EQ(generation(model), 1u);
+  EXPECT_EQ(generation(replayed(first)), 1u);
+  ASSERT_TRUE(model.add(0, 10, 20, 2));
+  const std::string second = model.compact();
+  EXPECT_EQ(generation(replayed(second)), 2u);
+  EXPECT_EQ(generation(replayed(second + model.take_journal())), 2u);
+  for (size_t cut = 0; cut < second.size(); ++cut) {
+    const auto part = StoredModel::replay(as_bytes(second.substr(0, cut)));
+    if (part) EXPECT_EQ(generation(part->model), 0u) << cut;
+  }
+}
+
+TEST(StoredModel, GenerationsOnlyGrow) {
+  const auto valid = [](std::initializer_list<uint64_t> generations) {
+    JournalWriter writer;
+    writer.append(ModelRecord{.key = "k", .created_ms = 1});
+    for (const uint64_t generation : generations) writer.append(CompactedRecord{generation});
+    const std::string journal = writer.take();
+    return StoredModel::replay(as_bytes(journal))->valid_bytes == journal.size();
+  };
+  EXPECT_TRUE(valid({1, 2, 7}));
+  EXPECT_TRUE(valid({kMaxStoredNumber}));
+  EXPECT_FALSE(valid({0}));
+  EXPECT_FALSE(valid({2, 2}));
+  EXPECT_FALSE(valid({2, 1}));
+  EXPECT_FALSE(valid({kMaxStoredNumber + 1}));
 }
 
 // The plainest thing that could be right: one entry a byte.

@@ -83,6 +83,12 @@ StoreEntry read_entry(const std::string& directory, std::string folder) {
     entry.model.reset();
     entry.error = std::move(read).error();
   }
+  // A compaction that was interrupted has no generation
+  StoreEntry compacted{.folder = entry.folder};
+  const std::string second = folder_path(directory, entry) + "/journal.1";
+  if (read_journal(second, compacted) && compacted.model->generation() > 0 &&
+      (!entry.model || compacted.model->generation() > entry.model->generation()))
+    return compacted;
   return entry;
 }
 

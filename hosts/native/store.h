@@ -1,6 +1,6 @@
 // A local store on disk, as the npm package keeps it in Node: DIR/models/<folder name>/ with
-// `journal` and the data files `0`, `1`, … of each model (core/store/stored_model.h), and
-// DIR/locks/ with a file for each lock that is held.
+// `journal` or `journal.1` and the data files `0`, `1`, … of each model
+// (core/store/stored_model.h), and DIR/locks/ with a file for each lock that is held.
 #pragma once
 
 #include <atomic>

@@ -174,6 +174,26 @@ TEST(Store, BelievesAJournalUpToItsDamage) {
   EXPECT_TRUE(moved->error->message.contains(store_folder_name(kKey))) << moved->error->message;
 }
 
+TEST(Store, BelievesTheJournalThatWasCompactedLastOnceItIsWhole) {
+  const TempFolder folder;
+  put_model(folder);
+  const std::string first = model_path(folder) + "/journal";
+  const std::string second = first + ".1";
+  auto replayed = StoredModel::replay(as_bytes(get(first)));
+  ASSERT_TRUE(replayed && replayed->model.drop(1, 0, 10));
+  const std::string compacted = replayed->model.compact();
+  const auto generation = [&] { return find_in_store(folder.path(), kKey)->model->generation(); };
+  put(second, compacted.substr(0, compacted.size() - 1));
+  EXPECT_EQ(generation(), 0u);
+  put(second, compacted);
+  EXPECT_EQ(generation(), 1u);
+  put(first, "no longer");
+  EXPECT_EQ(generation(), 1u);
+  put(first, replayed->model.compact());
+  EXPECT_EQ(generation(), 2u);
+  EXPECT_EQ(run_command({"store", "verify", folder.path()}).status, 0);
+}
+
 TEST(Store, DeletesAModelAndNothingElse) {
   const TempFolder folder;
   put_model(folder);

@@ -3,7 +3,8 @@ import { readError } from '../sources/blob.js';
 import type { StoreFolder } from './files.js';
 import type { StorePlatform } from './platform.js';
 import { lockName } from './model_locks.js';
-import { JOURNAL, MAX_JOURNAL_BYTES, ModelSession } from './session.js';
+import { readJournal } from './journal_slots.js';
+import { ModelSession } from './session.js';
 import { StoreModule, type StoredModelInfo } from './store_module.js';
 import { aborted } from '../util/abort.js';
 
@@ -210,14 +211,13 @@ export class ModelStore {
     for (const { name, kind } of await models.entries()) {
       if (kind !== 'folder') continue;
       try {
-        const journal = await (await models.folder(name, false)).peek(JOURNAL, MAX_JOURNAL_BYTES);
-        const { model } = module.replay(journal ?? new Uint8Array());
-        found.push({ name, info: model.snapshot() });
-        model.free();
+        const journal = await readJournal(module, await models.folder(name, false));
+        // Being made, or damaged: it takes room, and is known by no other name
+        found.push({ name, info: journal?.model.snapshot() ?? unknownModel(name) });
+        journal?.model.free();
       } catch (error) {
         // Another tab has removed it since
         if (error instanceof SluiceError && error.code === 'not_found') continue;
-        // Being made, or damaged: it takes room, and is known by no other name
         found.push({ name, info: unknownModel(name) });
       }
     }
@@ -296,6 +296,7 @@ function unknownModel(name: string): StoredModelInfo {
     loaded_ms: null,
     stored_bytes: 0,
     journal_bytes: 0,
+    generation: 0,
     files: [],
   };
 }

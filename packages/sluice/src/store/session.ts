@@ -5,6 +5,13 @@ import { ExtentVerifier } from './extent_verifier.js';
 import { EXTENT_BYTES, ExtentWriter } from './extent_writer.js';
 import type { StoreFolder, SyncFile } from './files.js';
 import { LocalIo, type StoreIo } from './io.js';
+import {
+  FIRST_SLOT,
+  otherSlot,
+  readJournal,
+  type Journal,
+  type JournalSlot,
+} from './journal_slots.js';
 import { ModelLocks } from './model_locks.js';
 import type { StorePlatform } from './platform.js';
 import { openModelFolder, RemoteIo, type Port } from './remote_io.js';
@@ -16,9 +23,6 @@ import {
   type StoredModelInfo,
 } from './store_module.js';
 
-export const JOURNAL = 'journal';
-/** No journal is longer: that of 3 TB in extents of 4 MiB. */
-export const MAX_JOURNAL_BYTES = 64 * 2 ** 20;
 /** A journal longer than this many bytes a stored file and twice its compacted length is written anew. */
 const COMPACT_FROM_BYTES = 1 << 20;
 const MAX_OFFSET = 2 ** 53;
@@ -99,6 +103,7 @@ export class ModelSession {
   /** Extents that are written and not committed yet. */
   readonly #arriving = new Set<{ path: string; begin: number; end: number; done: Promise<void> }>();
   #becomingWriter: Promise<boolean> | undefined;
+  #journalSlot: JournalSlot = FIRST_SLOT;
   #journalEnd = 0;
   #appending: Promise<void> | undefined;
   #off: SluiceError | undefined;
@@ -178,8 +183,8 @@ export class ModelSession {
       } else {
         throw new SluiceError('io', 'this browser cannot open files of the store in this thread');
       }
-      const journal = await folder.peek(JOURNAL, MAX_JOURNAL_BYTES);
-      const model = restore(module, key, journal).model;
+      const journal = await readJournal(module, folder, key);
+      const model = journal?.model ?? module.fresh(key);
       // Opening a file takes longer than reading an extent of it
       if (platform.sharedFiles)
         for (const { index } of model.snapshot().files.slice(0, OPENED_AHEAD))
@@ -355,36 +360,56 @@ export class ModelSession {
 
   /** Takes up the journal as it is now, and begins one where there is none. */
   async #reread(): Promise<void> {
-    const journal = await this.#folder.peek(JOURNAL, MAX_JOURNAL_BYTES);
-    // What was learned here since, under no lock, must not be lost: files and drops come again by themselves
-    let { model, validBytes } = restore(this.#module, this.#key, journal);
+    const journal = await readJournal(this.#module, this.#folder, this.#key);
     // What lies beside a journal of which something is lost is anybody's
-    if (validBytes === 0 || validBytes < (journal?.byteLength ?? 0)) this.#overwrites = true;
-    let compacted: Uint8Array<ArrayBuffer> | undefined;
-    if (journal && validBytes > COMPACT_FROM_BYTES) {
-      compacted = model.compact();
-      if (compacted.byteLength * 2 >= validBytes) {
-        // The model goes on behind its compact journal; one that goes on behind the present one is wanted
-        compacted = undefined;
-        model.free();
-        ({ model, validBytes } = restore(this.#module, this.#key, journal));
-      }
-    }
+    if (!journal || journal.damaged) this.#overwrites = true;
+    // What was learned here since, under no lock, must not be lost: files and drops come again by themselves
+    const { model, slot, end } = journal
+      ? await this.#compacted(journal)
+      : { model: this.#module.fresh(this.#key), slot: FIRST_SLOT, end: 0 };
     this.#model.free();
     this.#model = model;
-    this.#journalEnd = validBytes;
+    this.#journalSlot = slot;
+    this.#journalEnd = end;
     this.#loaded = this.#learn();
     this.#validated.clear();
     this.#verifier.forget();
     for (const check of this.#checks) this.#takeCheck(check);
-    if (compacted) {
-      const length = compacted.byteLength;
-      await this.#first.append(JOURNAL, 0, compacted);
-      this.#journalEnd = length;
-    }
     this.#append();
     await this.#appending;
     if (this.#off) throw this.#off;
+  }
+
+  /** The model, and where its journal goes on: in the other slot, where that is worth writing it anew. */
+  async #compacted({
+    model,
+    validBytes,
+    slot,
+    bytes,
+    otherBytes,
+  }: Journal): Promise<{ model: StoredModel; slot: JournalSlot; end: number }> {
+    const other = otherSlot(slot);
+    let present = model;
+    if (validBytes > COMPACT_FROM_BYTES) {
+      const compact = model.compact();
+      const end = compact.byteLength;
+      if (end * 2 < validBytes) {
+        try {
+          await this.#first.append(other, 0, compact);
+          return { model, slot: other, end };
+        } catch {
+          // The present journal is as good, only longer
+        }
+      }
+      // The model goes on behind its compact journal; one that goes on behind the present one is wanted
+      model.free();
+      present = this.#module.replay(bytes).model;
+    }
+    // The journal before this one, or what an interrupted compaction has left
+    if (otherBytes > 0) {
+      await this.#first.append(other, 0, new Uint8Array(0)).catch(() => undefined);
+    }
+    return { model: present, slot, end: validBytes };
   }
 
   get #first(): StoreIo {
@@ -771,7 +796,7 @@ export class ModelSession {
     if (bytes.byteLength === 0) return;
     const length = bytes.byteLength;
     this.#appending = this.#first
-      .append(JOURNAL, this.#journalEnd, bytes)
+      .append(this.#journalSlot, this.#journalEnd, bytes)
       .then(
         () => {
           this.#journalEnd += length;
@@ -815,24 +840,6 @@ class FileBytes implements StoredBytes {
       throw damaged(this.#path, this.#begin + from, target.byteLength, count);
     }
   }
-}
-
-function restore(
-  module: StoreModule,
-  key: string,
-  journal: Uint8Array | undefined,
-): { model: StoredModel; validBytes: number } {
-  if (journal === undefined || journal.byteLength === 0) {
-    return { model: module.fresh(key), validBytes: 0 };
-  }
-  try {
-    const restored = module.replay(journal);
-    if (restored.model.snapshot().key === key) return restored;
-    restored.model.free();
-  } catch {
-    // Not a journal of ours: what is stored beside it is not known
-  }
-  return { model: module.fresh(key), validBytes: 0 };
 }
 
 /** Whether what is known of a stored file and what a server says now name their versions in a common way. */

@@ -93,6 +93,8 @@ export interface StoredModelInfo {
   loaded_ms: number | null;
   stored_bytes: number;
   journal_bytes: number;
+  /** How many times the journal was compacted. */
+  generation: number;
   files: StoredFileInfo[];
 }
 

@@ -3,6 +3,8 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type * as Sluice from 'sluice';
+import type * as Journals from '../../src/store/journal_slots.js';
+import type * as StoreModules from '../../src/store/store_module.js';
 import type * as PageLoad from '../browser/page_load.js';
 import type { LoadOutcome, LoadRequest } from '../browser/page_load.js';
 import { startChromium, type Chromium, type ChromiumPage } from '../support/chromium.js';
@@ -170,6 +172,142 @@ export async function browserKills(tally: Tally, count: number, chance: Chance):
       await server.close();
     }
   });
+}
+
+/** One-byte extents of a file that no load asks for: so many make a journal that takes long to write. */
+const BALLAST = 300_000;
+
+/**
+ * The browser killed up to 20 ms after it has begun to rewrite a journal of 24 MiB in one of 11 MiB: what was stored
+ * is there afterwards, and is asked for by nobody.
+ */
+export async function browserCompactionKills(
+  tally: Tally,
+  count: number,
+  chance: Chance,
+): Promise<void> {
+  const model = cacheModel(2, 200_000, 2300);
+  await withFolder(async (profile) => {
+    const server = await startServer();
+    let browser = await startChromium({ profile });
+    const port = Number(new URL(browser.origin).port);
+    try {
+      const url = serve(server, '/m/', model);
+      checkOutcome(await run(browser, await browser.newPage(), 'page', url), model);
+      for (let i = 0; i < count; i++) {
+        await tally.case(`compaction ${i}`, LIMIT_MS, async () => {
+          const page = await browser.newPage();
+          await lengthenJournal(browser, page, url);
+          const before = await storedBytes(browser, page, url);
+          assert.ok(before > BALLAST + model.nbytes / 2, `${before} bytes are stored`);
+          const watcher = await browser.newPage();
+          const begins = compactionBegins(browser, watcher);
+          const loading = run(browser, page, 'own worker', url).catch(() => undefined);
+          await within(LIMIT_MS / 2, 'a compaction begins', begins);
+          await sleep(chance.next() * 20);
+          process.kill(browser.pid, 'SIGKILL');
+          await within(20_000, 'a killed page answers', loading);
+          await end(browser);
+          browser = await startChromium({ profile, port });
+          const again = await browser.newPage();
+          tally.note(await compactionState(browser, again));
+          const left = await storedBytes(browser, again, url);
+          assert.ok(left >= before, `${left} of ${before} bytes are left`);
+          const from = server.requests.length;
+          const resumed = await run(browser, again, 'own worker', url);
+          checkOutcome(resumed, model);
+          assert.equal(resumed.report?.store?.problem, undefined);
+          const asked = askedBytes(server, '/m/', model, from);
+          assert.ok(
+            asked + left <= BALLAST + model.nbytes + PROBES,
+            `${asked} bytes were asked for`,
+          );
+          await again.close();
+        });
+        if (!isRunning(browser.pid)) {
+          await end(browser);
+          browser = await startChromium({ profile, port });
+        }
+      }
+    } finally {
+      await end(browser);
+      await server.close();
+    }
+  });
+}
+
+/** Makes the only stored model's journal one that the next to write compacts, with one extent less. */
+async function lengthenJournal(browser: Chromium, page: ChromiumPage, key: string): Promise<void> {
+  await page.evaluateInWorker(
+    async ({ dist, key, ballast }) => {
+      const { openStore } = (await import(`${dist}index.js`)) as typeof Sluice;
+      const { StoreModule } = (await import(`${dist}store/store_module.js`)) as typeof StoreModules;
+      const { readJournal } = (await import(`${dist}store/journal_slots.js`)) as typeof Journals;
+      const { platform } = await openStore();
+      const module = await StoreModule.create(await platform.module());
+      const models = await (await platform.openRoot()).folder('models', true);
+      const folder = await models.folder(module.folderName(key), false);
+      const journal = await readJournal(module, folder, key);
+      if (!journal) throw new Error('no journal is left');
+      const { model, slot, validBytes } = journal;
+      const { files } = model.snapshot();
+      const shard = files.findLast(({ path }) => path !== 'ballast' && !path.endsWith('.json'));
+      if (!shard) throw new Error('no shard is stored');
+      model.drop(shard.index, 0, 1);
+      if (!files.some(({ path }) => path === 'ballast')) {
+        const { index } = model.file('ballast', ballast, { etag: '', lastModified: '' });
+        for (let at = 0; at < ballast; at++) model.add(index, at, at + 1, { low: at, high: 0 });
+      }
+      for (let i = 0; i < 750_000; i++) model.used();
+      const file = await folder.file(slot, false);
+      file.write(model.journal(), validBytes);
+      file.flush();
+      file.close();
+      model.free();
+    },
+    { dist: `${browser.origin}/dist/`, key, ballast: BALLAST },
+  );
+}
+
+/** Resolves when a journal of the only stored model changes, which a load does first by compacting it. */
+function compactionBegins(browser: Chromium, page: ChromiumPage): Promise<void> {
+  return page.evaluate(
+    async ({ dist }) => {
+      const { openStore } = (await import(`${dist}index.js`)) as typeof Sluice;
+      const { platform } = await openStore();
+      const models = await (await platform.openRoot()).folder('models', true);
+      const [only] = await models.entries();
+      const folder = await models.folder(only?.name ?? '', false);
+      const journals = async (): Promise<string> => {
+        const files = await folder.entries();
+        return JSON.stringify(files.filter(({ name }) => name.startsWith('journal')));
+      };
+      const before = await journals();
+      while ((await journals()) === before);
+    },
+    { dist: `${browser.origin}/dist/` },
+  );
+}
+
+/** What became of a compaction. */
+function compactionState(browser: Chromium, page: ChromiumPage): Promise<string> {
+  return page.evaluate(
+    async ({ dist }) => {
+      const { openStore } = (await import(`${dist}index.js`)) as typeof Sluice;
+      const { StoreModule } = (await import(`${dist}store/store_module.js`)) as typeof StoreModules;
+      const { readJournal } = (await import(`${dist}store/journal_slots.js`)) as typeof Journals;
+      const { platform } = await openStore();
+      const module = await StoreModule.create(await platform.module());
+      const models = await (await platform.openRoot()).folder('models', true);
+      const [only] = await models.entries();
+      const folder = await models.folder(only?.name ?? '', false);
+      const journal = await readJournal(module, folder);
+      journal?.model.free();
+      if (!journal) return 'nothing left';
+      return journal.bytes.byteLength < 14 * 2 ** 20 ? 'done' : 'interrupted';
+    },
+    { dist: `${browser.origin}/dist/` },
+  );
 }
 
 function isRunning(pid: number): boolean {

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import type { StoreReport } from 'sluice';
 
 const CHILD = fileURLToPath(new URL('./load_child.mjs', import.meta.url));
+const KILL_AT_WRITE = new URL('./kill_at_write.mjs', import.meta.url).href;
 
 export interface ChildOutcome {
   /** As digestOf() in support.ts. */
@@ -21,9 +22,15 @@ export class LoadingChild {
   readonly #process: ChildProcess;
   readonly #ready: Promise<void>;
 
-  constructor(url: string, store: string) {
-    const child = spawn(process.execPath, [CHILD, url, store], {
+  /** `killAt`: it ends as a power cut would have it, by SIGKILL, with so many bytes of a write to that file written. */
+  constructor(url: string, store: string, killAt?: { file: string; bytes: number }) {
+    const preload = killAt ? ['--import', KILL_AT_WRITE] : [];
+    const child = spawn(process.execPath, [...preload, CHILD, url, store], {
       stdio: ['pipe', 'pipe', 'inherit'],
+      env: {
+        ...process.env,
+        ...(killAt ? { KILL_FILE: killAt.file, KILL_BYTES: String(killAt.bytes) } : {}),
+      },
     });
     this.#process = child;
     const lines: string[] = [];

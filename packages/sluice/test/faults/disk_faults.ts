@@ -10,9 +10,11 @@ import {
   truncate,
   writeFile,
 } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Model, openStore, SluiceError, type ErrorCode, type ModelStore } from 'sluice';
+import { readJournal } from '../../src/store/journal_slots.js';
+import { StoreModule } from '../../src/store/store_module.js';
 import { startServer, type Fault, type TestServer } from '../support/server.js';
 import { LoadingChild } from './children.js';
 import {
@@ -82,6 +84,59 @@ async function checkResumes(
   const warm = await load(url, store);
   checkTensors(warm, model);
   assert.equal(server.requests.length, asked2, 'a whole model was asked for again');
+}
+
+/**
+ * Kills while a journal is rewritten: SIGKILL with the first bytes of the new one written, none, all, and some between,
+ * `cuts` in all, from the first slot to the second and back. What was stored is there, and is asked for by nobody.
+ */
+export async function compactionKills(tally: Tally, cuts: number): Promise<void> {
+  const model = cacheModel(2, 100_000, 300);
+  await withServer((server) =>
+    withFolder(async (path) => {
+      const url = serve(server, '/m/', model);
+      const store = await openStore(path);
+      checkTensors(await load(url, store), model);
+      for (let i = 0; i < 2 * cuts; i++) {
+        const folder = await modelFolder(path);
+        const [from = '', to = ''] = i % 2 ? ['journal.1', 'journal'] : ['journal', 'journal.1'];
+        const compact = await lengthenJournal(store, folder, url);
+        const bytes = Math.round((compact * Math.floor(i / 2)) / (cuts - 1));
+        await tally.case(`${from} to ${to}, ${bytes} of ${compact} bytes`, LIMIT_MS, async () => {
+          const before = await stat(join(folder, from));
+          assert.ok(before.size > MIB, `${from} is of ${before.size} bytes`);
+          const child = new LoadingChild(url, path, { file: to, bytes });
+          await child.go();
+          assert.equal(await child.outcome, undefined, 'the process was not killed');
+          assert.equal((await stat(join(folder, to))).size, bytes);
+          const stored = await storedBytes(store);
+          assert.ok(stored >= model.nbytes / 2, `${stored} of ${model.nbytes} bytes are left`);
+          tally.note(bytes === compact ? 'whole' : 'cut');
+          await checkResumes(server, '/m/', model, store);
+          assert.ok((await stat(join(folder, to))).size < MIB, 'the journal was not compacted');
+        });
+      }
+    }),
+  );
+}
+
+/**
+ * Makes a model's journal so long that the next to write compacts it, with one extent less, so that there is one; gives
+ * how long it will be then.
+ */
+async function lengthenJournal(store: ModelStore, folder: string, key: string): Promise<number> {
+  const module = await StoreModule.create(await store.platform.module());
+  const root = await (await store.platform.openRoot()).folder('models', true);
+  const journal = await readJournal(module, await root.folder(basename(folder), false), key);
+  assert.ok(journal);
+  const { model, slot, bytes } = journal;
+  const last = model.snapshot().files.at(-1)?.index ?? 0;
+  model.drop(last, 0, 1);
+  for (let i = 0; i < 70_000; i++) model.used();
+  await writeFile(join(folder, slot), Buffer.concat([bytes, model.journal()]));
+  const { byteLength } = model.compact();
+  model.free();
+  return byteLength;
 }
 
 /** Kills of a process that loads: SIGKILL at a random moment, up to three of one store, then a load that resumes. */

@@ -7,6 +7,7 @@ import { cacheModel, Chance, Tally } from './support.js';
 describe('faults of a store on disk', { timeout: 240_000 }, () => {
   const cases: Record<string, (tally: Tally, chance: Chance) => Promise<void>> = {
     'a process killed at a random moment': (tally, chance) => disk.processKills(tally, 4, chance),
+    'a process killed while a journal is rewritten': (tally) => disk.compactionKills(tally, 6),
     'a connection cut at a random byte': (tally, chance) => disk.cuts(tally, 6, chance),
     'a server that lies': (tally, chance) => disk.lies(tally, 12, chance),
     'a file replaced on the server': (tally, chance) => disk.changes(tally, 3, chance),

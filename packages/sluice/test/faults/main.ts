@@ -15,6 +15,7 @@ interface Kind {
 
 const KINDS: Record<string, Kind> = {
   'process-kills': { count: 500, run: disk.processKills },
+  'compaction-kills': { count: 40, run: disk.compactionKills },
   cuts: { count: 300, run: disk.cuts },
   lies: { count: 240, run: disk.lies },
   changes: { count: 200, run: disk.changes },
@@ -35,6 +36,7 @@ const KINDS: Record<string, Kind> = {
   'browser-flips': { count: 1, run: (tally, _, chance) => browser.browserFlips(tally, chance) },
   quota: { count: 30, run: browser.quotas },
   'exclusive-handles': { count: 10, run: browser.exclusiveHandles },
+  'browser-compaction-kills': { count: 30, run: browser.browserCompactionKills },
   'browser-kills': { count: 200, run: browser.browserKills },
 };
 
