@@ -25,6 +25,11 @@ export interface StoreFolder {
   entries(): Promise<{ name: string; kind: 'file' | 'folder'; nbytes: number }[]>;
   /** The first `limit` bytes of a file that another thread may have open; undefined where there is none. */
   peek(name: string, limit: number): Promise<Uint8Array | undefined>;
+  /**
+   * Bytes [begin, end) of a file that another tab may hold so that file() cannot open it here, fewer where it ends. Slower
+   * than a file that is open. Absent where file() can always be had.
+   */
+  slice?(name: string, begin: number, end: number): Promise<Uint8Array>;
   /** Removes a file or a folder with all that is in it; nothing happens where it is not there. */
   remove(name: string): Promise<void>;
 }

@@ -121,9 +121,33 @@ export class LocalIo implements StoreIo {
     }
   }
 
+  /** A file to read from; undefined where another tab holds it and slice() gives its bytes. */
+  async readable(name: string): Promise<SyncFile | undefined> {
+    try {
+      return await this.file(name);
+    } catch (error) {
+      if (this.#closed || !this.#folder.slice) throw error;
+      return undefined;
+    }
+  }
+
+  /** Bytes [begin, end) of a file that another tab may hold. Rejects with `store_corrupt` where it ends before. */
+  async slice(name: string, begin: number, end: number): Promise<Uint8Array> {
+    const bytes = await this.#folder.slice?.(name, begin, end);
+    if (bytes?.byteLength === end - begin) return bytes;
+    throw shortFile(name, end, begin + (bytes?.byteLength ?? 0));
+  }
+
   async digest(name: string, begin: number, end: number): Promise<Digest | undefined> {
-    const file = await this.file(name);
+    const file = await this.readable(name);
+    const held = file ? undefined : await this.#folder.slice?.(name, begin, end);
+    // From here on nothing waits: the digest is that of all who read here
     const digest = (this.#reader ??= this.#module.hash());
+    if (!file) {
+      if (held?.byteLength !== end - begin) return undefined;
+      digest.update(held);
+      return digest.finish();
+    }
     let whole = true;
     let result: Digest;
     try {
@@ -140,16 +164,17 @@ export class LocalIo implements StoreIo {
   }
 
   async checksum(name: string, nbytes: number, algorithm: 'md5' | 'sha256'): Promise<string> {
-    const file = await this.file(name);
+    const file = await this.readable(name);
     const { createChecksum } = await import('./checksum.js');
     const checksum = await createChecksum(algorithm);
     const bytes = new Uint8Array(Math.min(CHECKSUM_BYTES, nbytes));
     for (let at = 0; at < nbytes;) {
-      const part = bytes.subarray(0, nbytes - at);
-      const count = file.read(part, at);
-      if (count === 0) throw shortFile(name, nbytes, at);
-      checksum.update(part.subarray(0, count));
-      at += count;
+      const part = file
+        ? bytes.subarray(0, file.read(bytes.subarray(0, nbytes - at), at))
+        : await this.slice(name, at, Math.min(at + CHECKSUM_BYTES, nbytes));
+      if (part.byteLength === 0) throw shortFile(name, nbytes, at);
+      checksum.update(part);
+      at += part.byteLength;
     }
     return checksum.digest();
   }
@@ -160,8 +185,11 @@ export class LocalIo implements StoreIo {
     block: ArrayBuffer,
     nbytes: number,
   ): Promise<{ block: ArrayBuffer; nbytes: number }> {
-    const file = await this.file(name);
-    return { block, nbytes: file.read(new Uint8Array(block, 0, nbytes), at) };
+    const file = await this.readable(name);
+    const into = new Uint8Array(block, 0, nbytes);
+    if (file) return { block, nbytes: file.read(into, at) };
+    into.set(await this.slice(name, at, at + nbytes));
+    return { block, nbytes };
   }
 
   async rows(
@@ -170,13 +198,14 @@ export class LocalIo implements StoreIo {
     rowBytes: number,
     rows: Uint32Array<ArrayBuffer>,
   ): Promise<Uint8Array<ArrayBuffer>> {
-    const file = await this.file(name);
+    const file = await this.readable(name);
     const bytes = new Uint8Array(rows.length * rowBytes);
-    rows.forEach((row, index) => {
+    for (const [index, row] of rows.entries()) {
       const part = bytes.subarray(index * rowBytes, (index + 1) * rowBytes);
       const at = begin + row * rowBytes;
-      if (file.read(part, at) !== rowBytes) throw shortFile(name, at + rowBytes, file.size());
-    });
+      if (!file) part.set(await this.slice(name, at, at + rowBytes));
+      else if (file.read(part, at) !== rowBytes) throw shortFile(name, at + rowBytes, file.size());
+    }
     return bytes;
   }
 

@@ -95,13 +95,22 @@ class OpfsFolder implements StoreFolder {
   }
 
   async peek(name: string, limit: number): Promise<Uint8Array | undefined> {
+    try {
+      return await this.slice(name, 0, limit);
+    } catch (error) {
+      if (error instanceof SluiceError && error.code === 'not_found') return undefined;
+      throw error;
+    }
+  }
+
+  async slice(name: string, begin: number, end: number): Promise<Uint8Array> {
     for (let attempt = 1; ; attempt++) {
       try {
         const file = await (await this.#handle.getFileHandle(name)).getFile();
-        return new Uint8Array(await file.slice(0, limit).arrayBuffer());
+        return new Uint8Array(await file.slice(begin, end).arrayBuffer());
       } catch (cause) {
         const error = fileError(`${this.#path}/${name}`, 'read', cause);
-        if (error.code === 'not_found') return undefined;
+        if (error.code === 'not_found') throw error;
         // NotReadableError where somebody has written to the file since getFile()
         if (attempt === PEEK_ATTEMPTS) throw error;
         await new Promise((resume) => setTimeout(resume, 10 * attempt));

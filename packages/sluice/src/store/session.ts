@@ -27,6 +27,8 @@ import {
 const COMPACT_FROM_BYTES = 1 << 20;
 const MAX_OFFSET = 2 ** 53;
 const NO_VALIDATORS: Validators = { etag: '', lastModified: '' };
+/** Bytes that are taken at a time of a file that another tab holds. */
+const SLICE_BYTES = 2 ** 20;
 /** Memory for what is fetched again where all is stored and some of it is damaged. */
 const REPAIR_BYTES = 2 * 2 ** 20;
 /** A model is noted as used again after so long. */
@@ -551,9 +553,12 @@ export class ModelSession {
     const file = this.#files.get(path);
     if (!file) throw new SluiceError('internal', `nothing of ${path} is stored`);
     try {
-      const bytes = this.#local
-        ? new FileBytes(await this.#local.file(file.name), path, begin, end)
-        : await this.#copied(this.#first, file.name, path, begin, end);
+      const held = await this.#local?.readable(file.name);
+      const bytes = held
+        ? new FileBytes(held, path, begin, end)
+        : this.#local
+          ? await this.#local.slice(file.name, begin, Math.min(end, begin + SLICE_BYTES))
+          : await this.#copied(this.#first, file.name, path, begin, end);
       this.#given.add(path);
       this.report.readBytes += bytes.byteLength;
       return bytes;

@@ -506,6 +506,7 @@ export async function exclusiveHandles(tally: Tally, count: number): Promise<voi
             checkOutcome(loaded, model);
             const { problem, readBytes = 0 } = loaded.report?.store ?? {};
             if (state === 'cold') assert.equal(problem, undefined);
+            else assert.ok(readBytes >= model.nbytes - PROBES, `${readBytes} bytes of the store`);
             tally.note(`${state}: ${readBytes > 0 ? 'from the store' : 'fetched'}`);
           }
         }
