@@ -346,7 +346,7 @@ int Server::call_function(PacketReader* reader) {
   if (call_kind(handle) == CallKind::asynchronous) return start(function.get(), After::result);
   Any result;
   if (ffi::call(function.get(), args_, &result) != 0) return -1;
-  return session_->write_result(std::move(result), call_kind(handle), &output_);
+  return session_->write_result(result, call_kind(handle), &output_);
 }
 
 int Server::start(FunctionObject* function, After after) {
@@ -368,9 +368,9 @@ int Server::start(FunctionObject* function, After after) {
     kept_.pop_back();
   }
   starting_ = false;
-  Any value = std::exchange(early_value_, {});
+  const Any value = std::exchange(early_value_, {});
   if (status != 0 || !early_) return status;
-  settle(early_code_, std::move(value));
+  settle(early_code_, value);
   return 0;
 }
 
@@ -383,13 +383,13 @@ int Server::complete(uint64_t ticket, int64_t code, Any value) {
     early_value_ = std::move(value);
     return 0;
   }
-  settle(code, std::move(value));
+  settle(code, value);
   end_of_request();
   receive({});
   return flush();
 }
 
-void Server::settle(int64_t code, Any value) {
+void Server::settle(int64_t code, const Any& value) {
   if (after_ != After::result) {
     // Where the host could not wait, it may still fill what it was to read to
     if (code == static_cast<int64_t>(Code::return_value)) {
@@ -400,7 +400,7 @@ void Server::settle(int64_t code, Any value) {
     }
   }
   if (code == static_cast<int64_t>(Code::return_value)) {
-    if (finish(after_, std::move(value)) != 0) answer_raised();
+    if (finish(after_, value) != 0) answer_raised();
     return;
   }
   const std::string_view why = ffi::text(value.view());
@@ -414,10 +414,10 @@ void Server::settle(int64_t code, Any value) {
   }
 }
 
-int Server::finish(After after, Any result) {
+int Server::finish(After after, const Any& result) {
   switch (after) {
     case After::result:
-      return session_->write_result(std::move(result), CallKind::plain, &output_);
+      return session_->write_result(result, CallKind::plain, &output_);
     case After::nothing:
       return answer(ffi::none());
     case After::copy: {

@@ -70,8 +70,8 @@ class Server : public std::enable_shared_from_this<Server> {
   int start(ffi::FunctionObject* function, After after);
   // Waits for the GPU, where there is one.
   int wait_for_device(bool is_cpu, After after);
-  void settle(int64_t code, ffi::Any value);
-  int finish(After after, ffi::Any result);
+  void settle(int64_t code, const ffi::Any& value);
+  int finish(After after, const ffi::Any& result);
   void end_of_request();
 
   int answer(const TVMFFIAny& value);

@@ -221,7 +221,7 @@ bool Session::read_value(PacketReader* reader, Any* kept, TVMFFIAny* view) const
   }
 }
 
-int Session::write_result(Any result, CallKind kind, Buffer* out) {
+int Session::write_result(const Any& result, CallKind kind, Buffer* out) {
   const TVMFFIAny value = result.view();
   const int32_t type = value.type_index;
   const auto text = ffi::text(result.view());

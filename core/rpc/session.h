@@ -52,7 +52,7 @@ class Session {
   bool knows_pointer(const TVMFFIAny& pointer) const;
 
   // Writes what a call gave. -1 after raising an error, with nothing written.
-  [[nodiscard]] int write_result(ffi::Any result, CallKind kind, Buffer* out);
+  [[nodiscard]] int write_result(const ffi::Any& result, CallKind kind, Buffer* out);
   // Reads a value; views are of the packet. False after raising an error.
   bool read_value(PacketReader* reader, ffi::Any* kept, TVMFFIAny* view) const;
 

@@ -130,9 +130,14 @@ export class RPCSession {
   }
 
   #dispose(): void {
-    this.#handler.dispose();
-    const stats = this.#inst.runtimeStatsText();
-    if (stats !== '') this.#log(stats);
-    this.#inst.dispose();
+    try {
+      this.#handler.dispose();
+      const stats = this.#inst.runtimeStatsText();
+      if (stats !== '') this.#log(stats);
+      this.#inst.dispose();
+    } catch (error) {
+      // A module that has trapped; it is gone all the same
+      this.#log(`Error: ${String(error)}`);
+    }
   }
 }
