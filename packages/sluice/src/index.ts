@@ -2,7 +2,7 @@
 import { loadHere, resolveTarget, type StoreOpener } from './load.js';
 import { loadInWorker } from './load_in_worker.js';
 import type { Model } from './model.js';
-import { DEFAULT_BUDGET_BYTES, type LoadOptions } from './options.js';
+import { checkOptions, DEFAULT_BUDGET_BYTES, type LoadOptions } from './options.js';
 import { loadPlaced } from './placement.js';
 import { blobModel } from './sources/blob.js';
 import { httpModel } from './sources/http_model.js';
@@ -12,7 +12,7 @@ import { startWorker } from './start_worker.js';
 import { orAborted } from './util/abort.js';
 import { askToPersist, browserPlatform, DEFAULT_ROOT } from './store/browser.js';
 import { ModelStore } from './store/model_store.js';
-import { checkStore, storeKey, StoreUse } from './store/store_use.js';
+import { checkStore, checkStoreName, storeKey, StoreUse } from './store/store_use.js';
 import { loaderModule, storeModule } from './wasm_files.js';
 import type { ModelPlace, StoreWish } from './worker_protocol.js';
 import { asSluiceError, SluiceError } from './errors.js';
@@ -36,6 +36,7 @@ export async function loadModel(
   options: LoadOptions = {},
 ): Promise<Model> {
   try {
+    checkOptions(options);
     checkStore(options.store);
     const place = await modelPlace(from, options);
     const module = loaderModule();
@@ -105,6 +106,7 @@ function storeOpener(place: ModelPlace, options: LoadOptions): StoreOpener | und
 
 /** The store of this browser, of which an origin may have several by name. Rejects with `io` where there is none. */
 export async function openStore(name: string = DEFAULT_ROOT): Promise<ModelStore> {
+  checkStoreName(name);
   return new ModelStore(await browserPlatform(name));
 }
 

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { asSluiceError, SluiceError } from './errors.js';
 import { loadHere, type StoreOpener } from './load.js';
 import type { Model } from './model.js';
-import { DEFAULT_BUDGET_BYTES, type LoadOptions } from './options.js';
+import { checkOptions, DEFAULT_BUDGET_BYTES, type LoadOptions } from './options.js';
 import { loadPlaced } from './placement.js';
 import { blobModel } from './sources/blob.js';
 import { FileSource } from './sources/file.js';
@@ -16,7 +16,7 @@ import { nodeHttpTransport } from './sources/node_http.js';
 import type { Source } from './sources/source.js';
 import { ModelStore } from './store/model_store.js';
 import { nodePlatform } from './store/node.js';
-import { checkStore, storeKey, StoreUse } from './store/store_use.js';
+import { checkStore, checkStoreName, storeKey, StoreUse } from './store/store_use.js';
 import { loaderModule } from './wasm_files_node.js';
 
 export * from './exports.js';
@@ -32,6 +32,7 @@ export async function loadModel(
   options: LoadOptions = {},
 ): Promise<Model> {
   try {
+    checkOptions(options);
     checkStore(options.store);
     const module = loaderModule();
     module.catch(() => undefined); // heard by who needs it first
@@ -51,6 +52,7 @@ export async function loadModel(
 
 /** The store in a folder; unless given, `sluice` in the user's cache folder (XDG_CACHE_HOME, or ~/.cache). */
 export async function openStore(directory: string = defaultDirectory()): Promise<ModelStore> {
+  checkStoreName(directory);
   return new ModelStore(await nodePlatform(resolve(directory)));
 }
 

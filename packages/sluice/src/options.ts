@@ -108,6 +108,74 @@ export interface LoadOptions {
   stallTimeoutMs?: number;
 }
 
+/** Every option by name: the compiler holds the list to LoadOptions. */
+const OPTIONS: Record<keyof LoadOptions, true> = {
+  device: true,
+  requiredFeatures: true,
+  budgetBytes: true,
+  signal: true,
+  onProgress: true,
+  onTensor: true,
+  connections: true,
+  dtype: true,
+  tensors: true,
+  expand: true,
+  placement: true,
+  upload: true,
+  usage: true,
+  shareBelowBytes: true,
+  worker: true,
+  store: true,
+  integrity: true,
+  storeKey: true,
+  consume: true,
+  fetch: true,
+  headers: true,
+  credentials: true,
+  stallTimeoutMs: true,
+};
+
+/** Throws `invalid_argument` for an option that there is none of, and names the one that may be meant. */
+export function checkOptions(options: unknown): void {
+  if (typeof options !== 'object' || options === null) {
+    throw new SluiceError(
+      'invalid_argument',
+      `the options of loadModel() are of type ${typeof options}; expected an object`,
+    );
+  }
+  for (const [name, value] of Object.entries(options)) {
+    if (name in OPTIONS || value === undefined) continue;
+    const near = nearest(name, Object.keys(OPTIONS));
+    throw new SluiceError(
+      'invalid_argument',
+      `loadModel() has no option '${name}'`,
+      near === undefined ? {} : { hint: `did you mean '${near}'?` },
+    );
+  }
+}
+
+/** The name that differs least from `given`, by a third of its letters at most. */
+function nearest(given: string, names: readonly string[]): string | undefined {
+  const [best] = names
+    .map((name) => ({ name, edits: editDistance(given.toLowerCase(), name.toLowerCase()) }))
+    .sort((a, b) => a.edits - b.edits);
+  return best && best.edits <= given.length / 3 ? best.name : undefined;
+}
+
+/** How many letters must be changed, added or taken away to make `b` of `a` (Levenshtein's distance). */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 0; i < a.length; i++) {
+    const next = [i + 1];
+    for (let j = 0; j < b.length; j++) {
+      const [kept = 0, added = 0, taken = 0] = [row[j], row[j + 1], next[j]];
+      next.push(Math.min(kept + (a[i] === b[j] ? 0 : 1), added + 1, taken + 1));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}
+
 export const DEFAULT_BUDGET_BYTES = 64 * 2 ** 20;
 /** Transfers at a time from the local store. */
 const STORED_TRANSFERS = 2;

@@ -204,6 +204,22 @@ export class ModelStore {
     }
   }
 
+  /** Removes what a load has left that stored nothing, unless somebody uses it. Never rejects. */
+  async removeEmpty(key: string): Promise<void> {
+    try {
+      const module = await StoreModule.create(await this.platform.module());
+      await this.#remove(module.folderName(key), async (folder) => {
+        const journal = await readJournal(module, folder);
+        const info = journal?.model.snapshot();
+        journal?.model.free();
+        if (info) return info.stored_bytes === 0 && info.loaded_ms === null;
+        return (await folder.entries()).every(({ nbytes }) => nbytes === 0);
+      });
+    } catch {
+      // Then it is listed, as a model of no bytes
+    }
+  }
+
   async #all(): Promise<{ name: string; info: StoredModelInfo }[]> {
     const module = await StoreModule.create(await this.platform.module());
     const models = await this.#models();
@@ -228,14 +244,16 @@ export class ModelStore {
     return (await this.platform.openRoot()).folder('models', true);
   }
 
-  async #remove(name: string): Promise<boolean> {
+  async #remove(name: string, mayGo?: (folder: StoreFolder) => Promise<boolean>): Promise<boolean> {
     const { locks, place } = this.platform;
     const release = await locks.take(lockName(place.root, name, 'use'), 'exclusive', {
       wait: false,
     });
     if (!release) return false;
     try {
-      await (await this.#models()).remove(name);
+      const models = await this.#models();
+      if (mayGo && !(await mayGo(await models.folder(name, false)))) return false;
+      await models.remove(name);
       return true;
     } finally {
       await release();

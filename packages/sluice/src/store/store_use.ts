@@ -28,6 +28,7 @@ export class StoreUse {
   readonly pinned: PinnedDigest | undefined;
   /** The pin is that of a manifest, which says what the files are. */
   #byManifest = false;
+  readonly #key: string;
   readonly #store: ModelStore;
   readonly #session: ModelSession;
 
@@ -36,8 +37,10 @@ export class StoreUse {
     session: ModelSession,
     source: StoredSource,
     pinned: PinnedDigest | undefined,
+    key: string,
   ) {
     this.pinned = pinned;
+    this.#key = key;
     this.#store = store;
     this.#session = session;
     this.source = source;
@@ -64,7 +67,7 @@ export class StoreUse {
     try {
       const store = await openStore();
       const session = await store.session(key, { poolBytes: budgetBytes, signal: options.signal });
-      return new StoreUse(store, session, new StoredSource(session, origin), pinned);
+      return new StoreUse(store, session, new StoredSource(session, origin), pinned, key);
     } catch (cause) {
       const error = asSluiceError(cause);
       if (pinned || error.code === 'aborted' || error.code === 'invalid_argument') throw error;
@@ -200,9 +203,16 @@ export class StoreUse {
     this.#mustHaveChecked();
   }
 
-  /** Keeps what was fetched, and gives everything up. Never rejects. */
+  /** Keeps what was fetched, and gives everything up; of a load that stored nothing nothing is left. Never rejects. */
   async close(): Promise<void> {
+    let empty = false;
+    try {
+      empty = !this.#session.loaded && this.#session.snapshot().stored_bytes === 0;
+    } catch {
+      // It was closed before
+    }
     await this.#session.close().catch(() => undefined);
+    if (empty) await this.#store.removeEmpty(this.#key);
   }
 }
 
@@ -233,6 +243,15 @@ export function checkStore(store: unknown): void {
     'invalid_argument',
     `option store is of type ${typeof store}; expected true, false or what openStore() gives`,
   );
+}
+
+/** The argument of openStore(), which takes no options. Throws `invalid_argument`. */
+export function checkStoreName(name: unknown): void {
+  if (typeof name === 'string' && name !== '') return;
+  const given = typeof name === 'string' ? "''" : `of type ${typeof name}`;
+  throw new SluiceError('invalid_argument', `openStore() was given a name that is ${given}`, {
+    hint: 'expected a name, which in Node is the path of a folder, or nothing',
+  });
 }
 
 /** Under which name a model at `url` is stored, unless the caller gives another. */

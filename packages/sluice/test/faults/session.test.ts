@@ -3,9 +3,10 @@ import assert from 'node:assert/strict';
 import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { openStore, SluiceError } from 'sluice';
+import { loadModel, openStore, SluiceError } from 'sluice';
 import { StoreModule } from '../../src/store/store_module.js';
 import { randomBytes } from '../support/models.js';
+import { startServer } from '../support/server.js';
 import { checkNoLocks, withFolder, within } from './support.js';
 
 const KEY = 'https://example.org/model/';
@@ -44,6 +45,32 @@ const fails = (code: string) => (error: unknown) =>
   error instanceof SluiceError && error.code === code;
 
 describe('sessions of a stored model', { timeout: 60_000 }, () => {
+  test('a load that stores nothing leaves no entry, and takes none of another away', () =>
+    withFolder(async (path) => {
+      const store = await openStore(path);
+      const server = await startServer();
+      try {
+        const url = `${server.origin}/nothing/`;
+        const load = (): Promise<unknown> => loadModel(url, { store, device: 'cpu' });
+        await assert.rejects(load(), fails('not_found'));
+        assert.deepEqual(await store.models(), []);
+        assert.deepEqual(await readdir(join(path, 'models')), []);
+        // One that somebody uses stays, and so does one of which a byte is stored
+        const session = await store.session(url, POOL);
+        await assert.rejects(load(), fails('not_found'));
+        assert.equal((await readdir(join(path, 'models'))).length, 1);
+        await put(session, 'other', randomBytes(100, 1), '"1"');
+        session.drop('other');
+        await put(session, 'part', randomBytes(100, 1), '"1"');
+        await session.close();
+        await store.removeEmpty(url);
+        assert.equal((await store.models())[0]?.storedBytes, 100);
+      } finally {
+        await server.close();
+      }
+      await checkNoLocks(path);
+    }));
+
   test('writers that hold every block hand them on', () =>
     withFolder(async (path) => {
       const store = await openStore(path);
