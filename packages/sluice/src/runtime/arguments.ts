@@ -1,5 +1,5 @@
 import { ANY_LENGTH, ANY_VALUE, OBJECT_TYPE, SPAN_SIZE, TypeIndex } from './abi.js';
-import type { Core } from './core.js';
+import { RawFunction, type Core } from './core.js';
 import { describe, RuntimeError, typeError } from './errors.js';
 import { cellOf } from './function.js';
 import { foreign, RuntimeObject } from './object.js';
@@ -83,6 +83,9 @@ function writeObject(core: Core, value: object | null, at: number, where: Where)
       value.borrowed ? TypeIndex.DL_TENSOR : memory.u32(handle + OBJECT_TYPE),
       handle,
     );
+  } else if (value instanceof Float) {
+    head(core, at, TypeIndex.FLOAT);
+    memory.setF64(at + ANY_VALUE, value.value);
   } else if (Array.isArray(value)) {
     const shape = core.shapes.find(value);
     if (shape) {
@@ -100,11 +103,10 @@ function writeObject(core: Core, value: object | null, at: number, where: Where)
     memory.setU32(at + ANY_VALUE + 4, value.id);
   } else if (value instanceof DataType) {
     pointer(core, at, TypeIndex.DATA_TYPE, value.packed);
-  } else if (value instanceof Float) {
-    head(core, at, TypeIndex.FLOAT);
-    memory.setF64(at + ANY_VALUE, value.value);
   } else if (value instanceof Pointer) {
     pointer(core, at, TypeIndex.OPAQUE_POINTER, value.address);
+  } else if (value instanceof RawFunction) {
+    pointer(core, at, TypeIndex.FUNCTION, core.temporaryFunction(value));
   } else {
     throw notAnArgument(value, where);
   }

@@ -1,5 +1,6 @@
 import {
   ANY_BYTES,
+  ANY_LENGTH,
   ANY_VALUE,
   ERROR_CELL,
   OBJECT_BYTES,
@@ -28,10 +29,14 @@ type PlainValue = undefined | boolean | number | bigint;
 /** A function that takes and gives nothing but plain values. */
 export type DirectCallback = (...args: PlainValue[]) => number | undefined;
 
-class DirectFunction {
-  readonly callback: DirectCallback;
-  constructor(callback: DirectCallback) {
-    this.callback = callback;
+/**
+ * A function of JavaScript that reads its `count` arguments, which are views at `args`, and writes its result itself. No
+ * scope is opened for it.
+ */
+export class RawFunction {
+  readonly run: (args: number, count: number, result: number) => void;
+  constructor(run: (args: number, count: number, result: number) => void) {
+    this.run = run;
   }
 }
 
@@ -99,7 +104,7 @@ export class Core {
   /** WebGPU, where there is a device. */
   gpu: DeviceMemory | undefined;
   /** Of the module's imports, by index. 0 is no function's. */
-  readonly #functions: (HostFunction | DirectFunction | Thrown | undefined)[] = [undefined];
+  readonly #functions: (HostFunction | RawFunction | Thrown | undefined)[] = [undefined];
   readonly #freeFunctions: number[] = [];
   readonly #thrown = new Map<number, Thrown>();
   readonly #globals = new Map<string, number>();
@@ -170,7 +175,8 @@ export class Core {
       this.run(handle, result + 16, count, result);
       entered = false;
       this.leave();
-      return readOwned(this, result);
+      // The most frequent one
+      return memory.u32(result) === TypeIndex.NONE ? undefined : readOwned(this, result);
     } finally {
       if (entered) this.leave();
       this.endFrame(top, blocks, temporaries);
@@ -238,8 +244,8 @@ export class Core {
   // ---- Functions of JavaScript ----
 
   /** A function object that calls `callback`; the caller's. */
-  makeFunction(callback: Callback): number {
-    return this.#makeHostFunction(callback as HostFunction);
+  makeFunction(callback: Callback | RawFunction): number {
+    return this.#makeHostFunction(callback as HostFunction | RawFunction);
   }
 
   /**
@@ -247,14 +253,18 @@ export class Core {
    * neither makes objects nor calls C++.
    */
   makeDirectFunction(callback: DirectCallback): number {
-    return this.#makeHostFunction(new DirectFunction(callback));
+    return this.#makeHostFunction(
+      new RawFunction((args, count, result) => {
+        this.#callDirectly(callback, args, count, result);
+      }),
+    );
   }
 
-  temporaryFunction(callback: Callback): number {
+  temporaryFunction(callback: Callback | RawFunction): number {
     return this.temporary(this.makeFunction(callback));
   }
 
-  #makeHostFunction(entry: HostFunction | DirectFunction | Thrown): number {
+  #makeHostFunction(entry: HostFunction | RawFunction | Thrown): number {
     const index = this.#freeFunctions.pop() ?? this.#functions.length;
     this.#functions[index] = entry;
     const { top, blocks } = this.arena;
@@ -289,9 +299,7 @@ export class Core {
     const { arena, scopes, memory } = this;
     memory.check();
     const callback = this.#functions[index];
-    if (callback instanceof DirectFunction) {
-      return this.#callDirectly(callback.callback, args, count, result);
-    }
+    if (callback instanceof RawFunction) return this.#callRaw(callback, args, count, result);
     const scope = (this.#callbackScopes[this.#callbacks] ??= scopes.detached());
     this.#callbacks++;
     const before = scopes.enter(scope);
@@ -304,7 +312,7 @@ export class Core {
       const values = new Array<Value>(count);
       for (let i = 0, at = args; i < count; i++, at += 16) values[i] = readShared(this, at);
       const value = callback(...values);
-      if (value !== undefined && value !== null) this.#writeResult(value, result);
+      if (value !== undefined && value !== null) this.writeResult(value, result);
       return 0;
     } catch (error) {
       this.#raise(error);
@@ -317,35 +325,51 @@ export class Core {
     }
   }
 
-  #callDirectly(callback: DirectCallback, args: number, count: number, result: number): number {
-    const { arena, memory } = this;
-    const { top, blocks } = arena;
+  #callRaw(callback: RawFunction, args: number, count: number, result: number): number {
+    const { top, blocks } = this.arena;
+    const temporaries = this.#temporaries.length;
     try {
-      const values = new Array<PlainValue>(count);
-      for (let i = 0, at = args; i < count; i++, at += ANY_BYTES) {
-        const type = memory.u32(at);
-        values[i] =
-          type === TypeIndex.OPAQUE_POINTER
-            ? memory.u32(at + ANY_VALUE)
-            : type === TypeIndex.INT
-              ? memory.integer(at + ANY_VALUE)
-              : readNumber(memory, type, at);
-      }
-      const value = callback(...values);
-      if (value !== undefined) this.#writeResult(value, result);
+      callback.run(args, count, result);
       return 0;
     } catch (error) {
       this.#raise(error);
       return -1;
     } finally {
-      arena.release(top, blocks);
+      this.endFrame(top, blocks, temporaries);
     }
   }
 
-  #writeResult(value: unknown, result: number): void {
+  #callDirectly(callback: DirectCallback, args: number, count: number, result: number): void {
+    const { memory } = this;
+    const values = new Array<PlainValue>(count);
+    for (let i = 0, at = args; i < count; i++, at += ANY_BYTES) {
+      const type = memory.u32(at);
+      values[i] =
+        type === TypeIndex.OPAQUE_POINTER
+          ? memory.u32(at + ANY_VALUE)
+          : type === TypeIndex.INT
+            ? memory.integer(at + ANY_VALUE)
+            : readNumber(memory, type, at);
+    }
+    const value = callback(...values);
+    if (value !== undefined) this.writeResult(value, result);
+  }
+
+  /** Writes a number that a function gives to C++, as a float. */
+  writeFloat(value: number, result: number): void {
     const { memory } = this;
     memory.check();
-    if (typeof value === 'boolean' || (typeof value === 'number' && value === (value | 0))) {
+    memory.setU32(result, TypeIndex.FLOAT);
+    memory.setU32(result + ANY_LENGTH, 0);
+    memory.setF64(result + ANY_VALUE, value);
+  }
+
+  /** Writes what a function gives to C++, which owns it. The place holds none yet. */
+  writeResult(value: unknown, result: number): void {
+    const { memory } = this;
+    memory.check();
+    // What is no object needs nobody to own it
+    if (typeof value === 'number' || typeof value === 'boolean') {
       writeView(this, value, result, RESULT);
       return;
     }

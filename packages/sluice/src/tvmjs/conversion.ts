@@ -1,3 +1,5 @@
+import { ANY_BYTES } from '../runtime/abi.js';
+import { RawFunction } from '../runtime/core.js';
 import { RuntimeObject } from '../runtime/object.js';
 import { cellOf } from '../runtime/function.js';
 import { Tensor as RuntimeTensor } from '../runtime/tensor.js';
@@ -125,30 +127,38 @@ export class TheirConversion implements Conversion {
   }
 
   /** Objects that the function is given, or makes, are released when it returns, unless it detaches them. */
-  callback(func: AnyFunction): (...values: Value[]) => unknown {
-    return (...values: unknown[]) => {
-      const { core } = this.#lib;
-      const ctx = this.#ctx;
+  callback(func: AnyFunction): RawFunction {
+    const { core } = this.#lib;
+    const ctx = this.#ctx;
+    return new RawFunction((args, count, result) => {
       const { depth } = ctx;
       ctx.beginScope();
-      // What the runtime releases when it has what the callback gave
-      const kept = core.scopes.enter(undefined);
+      const before = core.scopes.enter(undefined);
+      let borrowed: RuntimeTensor[] | undefined;
       try {
-        for (let i = 0; i < values.length; i++) values[i] = this.result(values[i] as Value);
-        const given: unknown = func(...values);
-        if (given === undefined || given === null) return undefined;
-        const result = this.argument(given);
-        // The scope that ends here may hold it
-        if (!(result instanceof RuntimeObject)) return result;
-        core.exports.TVMFFIObjectIncRef(result.handle);
-        const reference = new RuntimeObject(core, result.handle);
-        kept?.add(reference);
-        return reference;
+        let given: unknown;
+        if (count === 0) {
+          given = func();
+        } else {
+          const values = new Array<unknown>(count);
+          for (let i = 0, at = args; i < count; i++, at += ANY_BYTES) {
+            const value = core.readShared(at);
+            if (value instanceof RuntimeTensor && value.borrowed) (borrowed ??= []).push(value);
+            values[i] = this.result(value);
+          }
+          given = func(...values);
+        }
+        // Before the scope ends, which may hold it
+        if (given !== undefined && given !== null) {
+          if (typeof given === 'number') core.writeFloat(given, result);
+          else core.writeResult(this.argument(given), result);
+        }
       } finally {
-        core.scopes.leave(kept);
+        if (borrowed) for (const tensor of borrowed) tensor.dispose();
+        core.scopes.leave(before);
         ctx.endScopesTo(depth);
       }
-    };
+    });
   }
 }
 

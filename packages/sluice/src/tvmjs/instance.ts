@@ -479,7 +479,7 @@ export class InstanceBase implements Disposable {
   // ---- Objects ----
 
   makeTVMArray(inputs: unknown[]): TVMArray {
-    return this.lib.call(this.lib.global('ffi.Array'), inputs) as TVMArray;
+    return this.lib.call(this.lib.global('ffi.Array'), [...inputs]) as TVMArray;
   }
 
   /** Tensors of shape (m_i, hidden_size) as one, of the sum of the m_i. */

@@ -1,4 +1,4 @@
-import { Core } from '../runtime/core.js';
+import { Core, type RawFunction } from '../runtime/core.js';
 import type { RuntimeExports } from '../runtime/abi.js';
 import { RuntimeError } from '../runtime/errors.js';
 import type { RuntimeObject } from '../runtime/object.js';
@@ -15,7 +15,7 @@ export interface Conversion {
   /** What a function gave. Objects are the current scope's. */
   result(value: Value): unknown;
   /** A function of JavaScript as C++ calls it. */
-  callback(func: AnyFunction): (...values: Value[]) => unknown;
+  callback(func: AnyFunction): RawFunction;
 }
 
 /** One instance of a wasm module: calls into it, its memory, its GPU. What tvmjs's objects know as `lib`. */
@@ -64,15 +64,14 @@ export class FFILibrary implements Disposable {
     });
   }
 
-  /** Calls a function object with values of tvmjs. */
-  call(handle: Pointer, args: readonly unknown[]): unknown {
+  /** Calls a function object with values of tvmjs, which are put into the runtime's own, in place. */
+  call(handle: Pointer, args: unknown[]): unknown {
     const { conversion } = this;
     const { length } = args;
-    const given = new Array<unknown>(length);
     let value: Value;
     try {
-      for (let i = 0; i < length; i++) given[i] = conversion.argument(args[i]);
-      value = this.core.call(handle, given);
+      for (let i = 0; i < length; i++) args[i] = conversion.argument(args[i]);
+      value = this.core.call(handle, args);
     } catch (error) {
       throw theirs(error);
     }
@@ -80,7 +79,7 @@ export class FFILibrary implements Disposable {
   }
 
   /** The same for a global function, which is looked up once. */
-  callGlobal(name: string, ...args: readonly unknown[]): unknown {
+  callGlobal(name: string, ...args: unknown[]): unknown {
     return this.call(this.global(name), args);
   }
 
@@ -121,8 +120,8 @@ export function theirs(error: unknown): unknown {
 
 /** The scopes of an instance. What tvmjs's objects know as `ctx`. */
 export class RuntimeContext implements Disposable {
-  /** Of each scope what it holds, and how often it was put there; undefined while that is nothing. */
-  readonly #scopes: (Map<Disposable, number> | undefined)[] = [];
+  /** Of each scope what it holds; undefined while that is nothing. */
+  readonly #scopes: (Disposable[] | undefined)[] = [];
 
   get depth(): number {
     return this.#scopes.length;
@@ -134,13 +133,16 @@ export class RuntimeContext implements Disposable {
 
   endScope(): void {
     if (this.#scopes.length === 0) throw new Error('tvm.endScope called when the stack is empty.');
-    const scope = this.#scopes.pop();
-    if (scope) for (const object of scope.keys()) object.dispose();
+    this.endScopesTo(this.#scopes.length - 1);
   }
 
   /** Ends scopes until so many are left. */
   endScopesTo(depth: number): void {
-    while (this.#scopes.length > depth) this.endScope();
+    const scopes = this.#scopes;
+    while (scopes.length > depth) {
+      const scope = scopes.pop();
+      if (scope) for (const object of scope) object.dispose();
+    }
   }
 
   /** Throws, and disposes of the object, where there is no scope. */
@@ -159,17 +161,17 @@ export class RuntimeContext implements Disposable {
   }
 
   #attach<T extends Disposable>(at: number, object: T): T {
-    const scope = (this.#scopes[at] ??= new Map<Disposable, number>());
-    scope.set(object, (scope.get(object) ?? 0) + 1);
+    (this.#scopes[at] ??= []).push(object);
     return object;
   }
 
   detachFromCurrentScope<T extends Disposable>(object: T): T {
-    const scope = this.#scopes.at(-1);
-    const count = scope?.get(object) ?? 0;
-    if (count === 0) throw new Error('Cannot find obj in the current auto conversion pool');
-    scope?.delete(object);
-    if (count > 1) throw new Error('Value attached to scope multiple times');
+    const scope = this.#scopes.at(-1) ?? [];
+    // Mostly the last one
+    const place = scope.lastIndexOf(object);
+    if (place < 0) throw new Error('Cannot find obj in the current auto conversion pool');
+    scope.splice(place, 1);
+    if (scope.includes(object)) throw new Error('Value attached to scope multiple times');
     return object;
   }
 
