@@ -10,7 +10,7 @@ const encoder = new TextEncoder();
 /**
  * What a call passes, written on this side and copied to the wasm memory at once: allocate and store, then
  * commitToWasmMemory(), then call with ptrFromOffset(), then reset() for the next call. The Instance writes arguments where
- * they are read instead; this is for code that packs its own, with Instance.setPackedArguments().
+ * they are read instead; this is for code that packs its own.
  */
 export class CachedCallStack implements Disposable {
   /** Ended by reset(). */

@@ -46,7 +46,10 @@ export async function driveDevice(dist: string): Promise<Outcome> {
   device.addEventListener('uncapturederror', (event) => uncaptured.push(event.error.message));
   const memory = new WebAssembly.Memory({ initial: 1 });
   const bytes = (at: number, n: number): Uint8Array => new Uint8Array(memory.buffer, at, n);
-  const gpu = new WebGPUDevice(device, { bytes }, { dispatchesPerSubmit: 100 });
+  const store = (at: number, source: Uint8Array): void => {
+    bytes(at, source.length).set(source);
+  };
+  const gpu = new WebGPUDevice(device, { bytes, store }, { dispatchesPerSubmit: 100 });
 
   const [step] = await gpu.pipelines([{ info: INFO, wgsl: STEP }]);
   const pair = [gpu.allocate(16), gpu.allocate(16)] as const;
