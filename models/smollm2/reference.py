@@ -19,6 +19,8 @@ import numpy as np
 from tokenizer import Tokenizer
 
 TOKENS = 64
+# Of the logits after a prompt, those of every so many-th token are written
+LOGITS_STRIDE = 512
 PROMPTS = [
     "What is the capital of France?",
     "Explain gravity to a child in two sentences.",
@@ -103,17 +105,18 @@ class Reference:
             x = x + self.linear(silu * self.linear(y, f"{name}.ffn_up"), f"{name}.ffn_down")
         return self.linear(self.norm(x[-1], "output_norm"), "token_embd")
 
-    def greedy(self, tokens: list[int], count: int) -> tuple[list[int], float]:
-        """The next `count` tokens, also behind an end of the answer; and by how much the closest choice was made."""
+    def greedy(self, tokens: list[int], count: int) -> tuple[list[int], float, np.ndarray]:
+        """The next `count` tokens, also behind an end of the answer; by how much the closest choice was made; and the
+        logits after `tokens`."""
         self.clear()
         result, margin = [], np.inf
-        logits = self.append(tokens)
+        logits = after_prompt = self.append(tokens)
         for _ in range(count):
             second, first = np.partition(logits, -2)[-2:]
             margin = min(margin, float(first - second))
             result.append(int(np.argmax(logits)))
             logits = self.append(result[-1:])
-        return result, margin
+        return result, margin, after_prompt
 
 
 def versions() -> dict[str, str]:
@@ -135,7 +138,7 @@ def main() -> None:
     tokenizer = Tokenizer(metadata)
     reference = Reference(metadata, gguf_model.weights(reader))
     if arguments.text is not None:
-        tokens, _ = reference.greedy(tokenizer.encode(arguments.text), TOKENS)
+        tokens, *_ = reference.greedy(tokenizer.encode(arguments.text), TOKENS)
         print(arguments.text + tokenizer.decode(tokens))
         return
 
@@ -143,7 +146,7 @@ def main() -> None:
     for prompt in PROMPTS:
         start = time.monotonic()
         tokens = tokenizer.chat([{"role": "user", "content": prompt}])
-        answer, margin = reference.greedy(tokens, TOKENS)
+        answer, margin, logits = reference.greedy(tokens, TOKENS)
         text = tokenizer.decode(answer)
         answers.append(
             {
@@ -152,6 +155,7 @@ def main() -> None:
                 "answer": answer,
                 "text": text,
                 "margin": round(margin, 5),
+                "logits": [round(float(each), 5) for each in logits[::LOGITS_STRIDE]],
             }
         )
         print(

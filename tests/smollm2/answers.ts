@@ -1,9 +1,9 @@
 // Answers the prompts of models/smollm2/expected.json with the compiled model under sluice/runtime in Node, and says how
-// many tokens are those of the reference:
+// many tokens are those of the reference, and how far the logits after the prompt are from its logits:
 //
 //   node --import tsx tests/smollm2/answers.ts [--model FOLDER] [--wasm FILE] [--prompts 10] [--tokens 64]
 import { parseArgs } from 'node:util';
-import { equalTokens, expectedAnswers } from './expected.js';
+import { equalTokens, expectedAnswers, logitsDeviation } from './expected.js';
 import { modelDevice } from './gpu.js';
 import { Sequence } from './sequence.js';
 
@@ -20,10 +20,13 @@ const half = values.model.includes('float16');
 const device = await modelDevice(half ? ['shader-f16'] : []);
 const sequence = await Sequence.open(values.model, device, { wasm: values.wasm });
 let differing = 0;
-for (const { prompt, tokens, answer } of expectedAnswers().slice(0, Number(values.prompts))) {
+for (const reference of expectedAnswers().slice(0, Number(values.prompts))) {
+  const { prompt, tokens, answer } = reference;
+  let deviation: number | undefined;
   const expected = answer.slice(0, Number(values.tokens));
   const times = [performance.now()];
-  const actual = await sequence.greedy(tokens, expected.length, () => {
+  const actual = await sequence.greedy(tokens, expected.length, (_, logits) => {
+    deviation ??= logitsDeviation(logits, reference);
     times.push(performance.now());
   });
   const equal = equalTokens(actual, expected);
@@ -31,7 +34,7 @@ for (const { prompt, tokens, answer } of expectedAnswers().slice(0, Number(value
   const [start = 0, first = 0] = times;
   const step = (performance.now() - first) / Math.max(1, expected.length - 1);
   console.log(
-    `${prompt}: ${equal} of ${expected.length} tokens are equal; prefill ${Math.round(first - start)} ms, ` +
+    `${prompt}: ${equal} of ${expected.length} tokens are equal, logits off by ${(deviation ?? NaN).toExponential(1)}; prefill ${Math.round(first - start)} ms, ` +
       `${Math.round(step)} ms a token`,
   );
 }

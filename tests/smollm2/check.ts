@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { createTokenizer } from '../../packages/sluice/dist/chat/tokenizer.js';
-import { expectedAnswers } from './expected.js';
+import { expectedAnswers, logitsDeviation } from './expected.js';
 import { modelDevice } from './gpu.js';
 import { Sequence } from './sequence.js';
 
@@ -72,10 +72,15 @@ describe('under sluice/runtime', () => {
     embedded.dispose();
   });
 
-  test(`the first ${TOKENS} tokens of an answer are those of the reference`, async () => {
+  test(`the first ${TOKENS} tokens of an answer, and the logits before, are those of the reference`, async () => {
     const [first] = expectedAnswers();
     assert.ok(first);
-    assert.deepEqual(await sequence.greedy(first.tokens, TOKENS), first.answer.slice(0, TOKENS));
+    let deviation: number | undefined;
+    const answer = await sequence.greedy(first.tokens, TOKENS, (_, logits) => {
+      deviation ??= logitsDeviation(logits, first);
+    });
+    assert.deepEqual(answer, first.answer.slice(0, TOKENS));
+    assert.ok(deviation !== undefined && deviation < 1e-3, `logits off by ${deviation}`);
   });
 
   test('a prompt in pieces gives the logits of the whole', async () => {

@@ -133,11 +133,14 @@ export class Sequence {
     return new Float32Array(bytes.buffer);
   }
 
-  /** The next `count` tokens after `tokens`, each the likeliest; each is told to `onToken` as it is there. */
+  /**
+   * The next `count` tokens after `tokens`, each the likeliest; each is told to `onToken` as it is there, with the logits
+   * it was chosen by.
+   */
   async greedy(
     tokens: readonly number[],
     count: number,
-    onToken?: (token: number) => void,
+    onToken?: (token: number, logits: Float32Array) => void,
   ): Promise<number[]> {
     this.clear();
     const answer: number[] = [];
@@ -145,7 +148,7 @@ export class Sequence {
     for (;;) {
       const token = indexOfLargest(logits);
       answer.push(token);
-      onToken?.(token);
+      onToken?.(token, logits);
       if (answer.length === count) return answer;
       logits = await this.append(answer.slice(-1));
     }
