@@ -210,3 +210,31 @@ export async function driveDigests(
   tvm.dispose();
   return digests;
 }
+
+/** fetchTensorCache() of one large tensor to the CPU: SHA-256 of each `step` bytes of it, and how large the wasm memory is. */
+export async function driveLarge(
+  origin: string,
+  url: string,
+  name: string,
+  step: number,
+): Promise<{ digests: string[]; memoryBytes: number }> {
+  const tvmjs = await load(origin);
+  const tvm = await start(tvmjs);
+  await tvm.fetchTensorCache(url, tvm.cpu(), { cacheScope: 'large' });
+  const memoryBytes = tvm.memory.memory.buffer.byteLength;
+  const digests: string[] = [];
+  tvm.beginScope();
+  const tensor = tvm.tensorCacheGet(name);
+  if (!tensor) throw new Error(`there is no tensor ${name}`);
+  const address = tensor.getCPUDataAddress();
+  const nbytes = 4 * tensor.shape.reduce((product, extent) => product * extent, 1);
+  for (let at = 0; at < nbytes; at += step) {
+    const bytes = tvm.memory.viewRawBytes(address + at, step).slice();
+    const digest = await crypto.subtle.digest('SHA-256', bytes);
+    digests.push([...new Uint8Array(digest)].map((b) => b.toString(16).padStart(2, '0')).join(''));
+  }
+  tvm.endScope();
+  await tvmjs.deleteTensorCache(url, { cacheScope: 'large' });
+  tvm.dispose();
+  return { digests, memoryBytes };
+}

@@ -1,5 +1,6 @@
 // sluice/tvmjs in Chromium, on a page and in a worker. Its own tests, in test/tvmjs, run in Node.
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import type * as Theirs from '@mlc-ai/web-runtime';
@@ -7,7 +8,7 @@ import type * as Page from './page_tvmjs.js';
 import type { CacheOutcome, CacheRequest, ValuesOutcome } from './page_tvmjs.js';
 import { startChromium, type Chromium, type ChromiumPage } from '../support/chromium.js';
 import { randomTensor, served, tensorCacheFiles } from '../support/models.js';
-import { startServer, type TestServer } from '../support/server.js';
+import { patternBytes, startServer, type TestServer } from '../support/server.js';
 
 const tensors = [
   randomTensor('param_0', 'float32', [33, 65], 1),
@@ -176,4 +177,31 @@ describe('sluice/tvmjs in Chromium', { timeout: 180_000 }, () => {
       assert.equal(left, false);
     });
   }
+
+  test('a record of 1,120 MiB to the CPU, into as much wasm memory', async () => {
+    const nbytes = 1120 * 2 ** 20;
+    const step = 16 * 2 ** 20;
+    const name = 'model.embed_tokens_per_layer.q_weight';
+    const record = { name, shape: [262144, 1120], dtype: 'uint32', format: 'raw', nbytes };
+    const shard = { dataPath: 'large.bin', format: 'raw-shard', nbytes };
+    const list = { metadata: {}, records: [{ ...shard, records: [{ ...record, byteOffset: 0 }] }] };
+    server.files['/large/tensor-cache.json'] = JSON.stringify(list);
+    server.files['/large/large.bin'] = { nbytes, seed: 3 };
+    const { digests, memoryBytes } = await page.evaluate(
+      async ({ origin, url, name, step }) => {
+        const path = `${origin}/test/browser/page_tvmjs.js`;
+        const { driveLarge } = (await import(path)) as typeof Page;
+        return driveLarge(origin, url, name, step);
+      },
+      { origin: browser.origin, url: `${server.origin}/large/`, name, step },
+    );
+    const expected = Array.from({ length: nbytes / step }, (_, i) =>
+      createHash('sha256')
+        .update(patternBytes(3, i * step, (i + 1) * step))
+        .digest('hex'),
+    );
+    assert.deepEqual(digests, expected);
+    assert.ok(memoryBytes < 1.02 * nbytes, `${memoryBytes} bytes`);
+    assert.deepEqual(page.errors, []);
+  });
 });
