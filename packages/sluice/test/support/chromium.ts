@@ -2,6 +2,7 @@
 //
 // SLUICE_CHROMIUM names another binary; SLUICE_CHROMIUM_FLAGS (separated by spaces) replaces the flags
 // that choose the software adapter, as a machine with a GPU needs.
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -93,7 +94,7 @@ export async function startChromium(options: ChromiumOptions = {}): Promise<Chro
       response.writeHead(500).end(String(error));
     });
   });
-  await new Promise<void>((resolve) => server.listen(options.port ?? 0, '127.0.0.1', resolve));
+  await listen(server, options.port ?? 0);
   const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const profile = options.profile ?? (await mkdtemp(join(tmpdir(), 'sluice-chromium-')));
   const removeProfile = async (): Promise<void> => {
@@ -128,6 +129,19 @@ export async function startChromium(options: ChromiumOptions = {}): Promise<Chro
       await removeProfile();
     },
   };
+}
+
+/** A fixed port that was just used can be taken for a while yet, by a connection from it that is ending. */
+async function listen(server: Server, port: number): Promise<void> {
+  for (const end = Date.now() + 20_000; ; await sleep(100)) {
+    try {
+      server.listen(port, '127.0.0.1');
+      await once(server, 'listening');
+      return;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || Date.now() > end) throw error;
+    }
+  }
 }
 
 async function openPage(context: BrowserContext, url: string): Promise<ChromiumPage> {
