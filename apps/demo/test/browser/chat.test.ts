@@ -13,7 +13,7 @@ import type { Chromium, ChromiumPage } from '../../../../packages/sluice/test/su
 import { startDemo } from '../../server.js';
 import type { Demo } from '../../server.js';
 import { ALPHABET, CONTEXT, writeAlphabetModel } from './alphabet_model.js';
-import { contrastFaults, phoneFaults, structureFaults } from './support.js';
+import { checkAppearance, structureFaults } from './support.js';
 
 /** Building the pipelines takes most of it, on a busy machine tens of seconds. */
 const START_MS = 240_000;
@@ -482,13 +482,7 @@ describe('the chat page', () => {
     for (const scheme of ['light', 'dark'] as const) {
       it(`is readable and well-formed in every state: ${scheme}`, async () => {
         await page.emulateMedia({ colorScheme: scheme });
-        const check = async (state: string): Promise<void> => {
-          assert.deepEqual(await opened.evaluate(structureFaults, undefined), [], state);
-          assert.deepEqual(await opened.evaluate(contrastFaults, undefined), [], state);
-          await page.setViewportSize({ width: 360, height: 740 });
-          assert.deepEqual(await opened.evaluate(phoneFaults, undefined), [], state);
-          await page.setViewportSize({ width: 1440, height: 900 });
-        };
+        const check = (state: string): Promise<void> => checkAppearance(opened, state);
         await check('empty');
         await holdAfter(4);
         await say('Hello?');

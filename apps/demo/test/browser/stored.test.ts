@@ -18,7 +18,7 @@ import { startServer } from '../../../../packages/sluice/test/support/server.js'
 import type { TestServer } from '../../../../packages/sluice/test/support/server.js';
 import { startDemo } from '../../server.js';
 import type { Demo } from '../../server.js';
-import { contrastFaults, phoneFaults, structureFaults } from './support.js';
+import { checkAppearance } from './support.js';
 
 const SINGLE = safetensors([
   randomTensor('a.weight', 'F32', [300, 100], 1),
@@ -343,13 +343,7 @@ describe('stored models on the demo page', () => {
   for (const scheme of ['light', 'dark'] as const) {
     it(`is readable and well-formed in every state: ${scheme}`, async () => {
       await page.emulateMedia({ colorScheme: scheme });
-      const check = async (state: string): Promise<void> => {
-        assert.deepEqual(await opened.evaluate(structureFaults, undefined), [], state);
-        assert.deepEqual(await opened.evaluate(contrastFaults, undefined), [], state);
-        await page.setViewportSize({ width: 360, height: 740 });
-        assert.deepEqual(await opened.evaluate(phoneFaults, undefined), [], state);
-        await page.setViewportSize({ width: 1440, height: 900 });
-      };
+      const check = (state: string): Promise<void> => checkAppearance(opened, state);
       await page.click('#stored .options summary');
       await check('nothing stored');
       await load('/cache/');

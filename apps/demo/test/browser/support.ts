@@ -1,4 +1,7 @@
-// What the page is held to by eye elsewhere, as code: functions that run in the page, each sent there as text.
+// What the page is held to by eye elsewhere, as code: most are functions that run in the page, each sent there
+// as text.
+import assert from 'node:assert/strict';
+import type { ChromiumPage } from '../../../../packages/sluice/test/support/chromium.js';
 
 /** What is wrong with the page's structure, a line each. */
 export function structureFaults(): string[] {
@@ -49,7 +52,7 @@ export function structureFaults(): string[] {
 }
 
 /** Texts whose contrast with their ground is below 4.5 (WCAG 2.2, 1.4.3), a line each. */
-export function contrastFaults(): string[] {
+function contrastFaults(): string[] {
   const context = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
   if (!context) throw new Error('no canvas');
   /** Any CSS colour over an opaque one, as [red, green, blue]. */
@@ -90,7 +93,7 @@ export function contrastFaults(): string[] {
 }
 
 /** Controls that are smaller than a finger, and whatever makes the page wider than its window. */
-export function phoneFaults(): string[] {
+function phoneFaults(): string[] {
   const faults: string[] = [];
   const { scrollWidth, clientWidth } = document.documentElement;
   if (scrollWidth > clientWidth) faults.push(`the page is ${scrollWidth} of ${clientWidth} wide`);
@@ -105,4 +108,13 @@ export function phoneFaults(): string[] {
     }
   }
   return faults;
+}
+
+/** What is wrong with how a page looks and is built, in this state of it: as it is, and on a phone. */
+export async function checkAppearance(opened: ChromiumPage, state: string): Promise<void> {
+  assert.deepEqual(await opened.evaluate(structureFaults, undefined), [], state);
+  assert.deepEqual(await opened.evaluate(contrastFaults, undefined), [], state);
+  await opened.page.setViewportSize({ width: 360, height: 740 });
+  assert.deepEqual(await opened.evaluate(phoneFaults, undefined), [], state);
+  await opened.page.setViewportSize({ width: 1440, height: 900 });
 }
