@@ -7,7 +7,7 @@ import type * as Theirs from '@mlc-ai/web-runtime';
 import type * as Page from './page_tvmjs.js';
 import type { CacheOutcome, CacheRequest, ValuesOutcome } from './page_tvmjs.js';
 import { startChromium, type Chromium, type ChromiumPage } from '../support/chromium.js';
-import { randomTensor, served, tensorCacheFiles } from '../support/models.js';
+import { largeRecord, randomTensor, served, tensorCacheFiles } from '../support/models.js';
 import { patternBytes, startServer, type TestServer } from '../support/server.js';
 
 const tensors = [
@@ -179,14 +179,9 @@ describe('sluice/tvmjs in Chromium', { timeout: 180_000 }, () => {
   }
 
   test('a record of 1,120 MiB to the CPU, into as much wasm memory', async () => {
-    const nbytes = 1120 * 2 ** 20;
+    const { name, nbytes, seed } = largeRecord;
     const step = 16 * 2 ** 20;
-    const name = 'model.embed_tokens_per_layer.q_weight';
-    const record = { name, shape: [262144, 1120], dtype: 'uint32', format: 'raw', nbytes };
-    const shard = { dataPath: 'large.bin', format: 'raw-shard', nbytes };
-    const list = { metadata: {}, records: [{ ...shard, records: [{ ...record, byteOffset: 0 }] }] };
-    server.files['/large/tensor-cache.json'] = JSON.stringify(list);
-    server.files['/large/large.bin'] = { nbytes, seed: 3 };
+    Object.assign(server.files, largeRecord.files('/large/'));
     const { digests, memoryBytes } = await page.evaluate(
       async ({ origin, url, name, step }) => {
         const path = `${origin}/test/browser/page_tvmjs.js`;
@@ -197,7 +192,7 @@ describe('sluice/tvmjs in Chromium', { timeout: 180_000 }, () => {
     );
     const expected = Array.from({ length: nbytes / step }, (_, i) =>
       createHash('sha256')
-        .update(patternBytes(3, i * step, (i + 1) * step))
+        .update(patternBytes(seed, i * step, (i + 1) * step))
         .digest('hex'),
     );
     assert.deepEqual(digests, expected);

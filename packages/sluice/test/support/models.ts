@@ -238,3 +238,21 @@ export function concat(parts: readonly Uint8Array[]): Uint8Array {
   }
   return out;
 }
+
+/** A tensor cache of one uint32 tensor of 1,120 MiB, which tvmjs cannot load; its bytes are patternBytes(seed, …). */
+export const largeRecord = {
+  name: 'model.embed_tokens_per_layer.q_weight',
+  nbytes: 1120 * 2 ** 20,
+  seed: 3,
+  /** As a server's files, below `path`, which ends with a slash. */
+  files(path: string): Record<string, string | { nbytes: number; seed: number }> {
+    const { name, nbytes, seed } = this;
+    const record = { name, shape: [262144, 1120], dtype: 'uint32', format: 'raw', nbytes };
+    const shard = { dataPath: 'large.bin', format: 'raw-shard', nbytes };
+    const list = { metadata: {}, records: [{ ...shard, records: [{ ...record, byteOffset: 0 }] }] };
+    return {
+      [`${path}tensor-cache.json`]: JSON.stringify(list),
+      [`${path}large.bin`]: { nbytes, seed },
+    };
+  },
+};

@@ -15,6 +15,7 @@ import {
 } from 'sluice/tvmjs';
 import { nodeDevice } from '../sinks/node_gpu.js';
 import {
+  largeRecord,
   randomBytes,
   randomTensor,
   served,
@@ -220,13 +221,8 @@ describe('from a server, and then from the store', () => {
 
 describe('a record of 1,120 MiB', () => {
   test('to the CPU, into as much wasm memory', { timeout: 120_000 }, async () => {
-    const nbytes = 1120 * 2 ** 20;
-    const name = 'model.embed_tokens_per_layer.q_weight';
-    const record = { name, shape: [262144, 1120], dtype: 'uint32', format: 'raw', nbytes };
-    const shard = { dataPath: 'large.bin', format: 'raw-shard', nbytes };
-    const list = { metadata: {}, records: [{ ...shard, records: [{ ...record, byteOffset: 0 }] }] };
-    server.files['/large/tensor-cache.json'] = JSON.stringify(list);
-    server.files['/large/large.bin'] = { nbytes, seed: 3 };
+    const { name, nbytes, seed } = largeRecord;
+    Object.assign(server.files, largeRecord.files('/large/'));
     const instance = newInstance();
     const { warn } = console;
     const said: string[] = [];
@@ -245,7 +241,11 @@ describe('a record of 1,120 MiB', () => {
       const step = 4 * 2 ** 20;
       for (let at = 0; at < nbytes; at += step) {
         const found = instance.memory.viewRawBytes(address + at, step);
-        assert.equal(Buffer.compare(found, patternBytes(3, at, at + step)), 0, `byte ${at} and on`);
+        assert.equal(
+          Buffer.compare(found, patternBytes(seed, at, at + step)),
+          0,
+          `byte ${at} and on`,
+        );
       }
     });
     assert.ok(memoryBytes(instance) < 1.02 * nbytes, `${memoryBytes(instance)} bytes`);
