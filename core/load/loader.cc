@@ -44,16 +44,12 @@ Status Loader::start() {
   SLUICE_ASSIGN(grant_,
                 budget_.take(plan_.shares.total(options_.slot_copies, options_.copied_slots),
                              "staging and transfers"));
-  for (uint32_t b = 0; b < plan_.buffers.size(); ++b) {
-    emit({.op = Op::allocate, .target = b, .nbytes = plan_.buffers[b].nbytes});
-    buffer_state_[b] = 1;
-    ++buffers_pending_;
-  }
   state_ = State::streaming;
-  // Bytes may gather in slots while the device makes the buffers, which takes a while where there
-  // are many; without slots they have nowhere to go before
+  allocate_more();
+  // Bytes may gather in slots while the device makes the buffers; without slots they have nowhere
+  // to go before
   if (options_.staged) dispatch();
-  if (buffers_pending_ == 0) all_allocated();
+  if (all_allocated()) on_all_allocated();
   return {};
 }
 
@@ -74,15 +70,28 @@ Progress Loader::progress() const {
 // --- Allocation
 // ------------------------------------------------------------------------------------
 
+void Loader::allocate_more() {
+  for (; buffers_asked_ < plan_.buffers.size(); ++buffers_asked_) {
+    const uint64_t nbytes = plan_.buffers[buffers_asked_].nbytes;
+    if (buffers_pending_ > 0 && allocating_bytes_ + nbytes > options_.allocating_bytes) return;
+    emit({.op = Op::allocate, .target = buffers_asked_, .nbytes = nbytes});
+    buffer_state_[buffers_asked_] = 1;
+    allocating_bytes_ += nbytes;
+    ++buffers_pending_;
+  }
+}
+
 void Loader::allocated(uint32_t buffer) {
   if (buffer >= buffer_state_.size() || buffer_state_[buffer] != 1)
     return fail(wrong_event("allocated"));
   buffer_state_[buffer] = 2;
+  allocating_bytes_ -= plan_.buffers[buffer].nbytes;
   --buffers_pending_;
   if (state_ == State::failing) return settle();
+  allocate_more();
   for (uint32_t slot = 0; slot < slots_.size(); ++slot)
     if (slots_[slot].waiting) upload(slot);
-  if (buffers_pending_ == 0) all_allocated();
+  if (all_allocated()) on_all_allocated();
 }
 
 void Loader::allocation_failed(uint32_t buffer, Error error) {
@@ -94,7 +103,8 @@ void Loader::allocation_failed(uint32_t buffer, Error error) {
   fail(std::move(error));
 }
 
-void Loader::all_allocated() {
+// Every buffer is there: tensors without bytes are complete, and bytes without slots have a place.
+void Loader::on_all_allocated() {
   for (uint32_t t = 0; t < plan_.placements.size(); ++t)
     if (plan_.placements[t].buffer != kNoBuffer && plan_.placements[t].nbytes == 0)
       tensor_bytes_done(t, 0);
@@ -631,8 +641,8 @@ void Loader::tensor_bytes_done(uint32_t t, uint64_t nbytes) {
 // ---------------------------------------------------------------------------------------
 
 void Loader::check_end() {
-  if (state_ != State::streaming || segments_done_ != plan_.segments.size() ||
-      buffers_pending_ > 0 || uploads_pending_ > 0)
+  if (state_ != State::streaming || segments_done_ != plan_.segments.size() || !all_allocated() ||
+      uploads_pending_ > 0)
     return;
   state_ = State::flushing;
   flush_pending_ = true;

@@ -201,7 +201,11 @@ class Loader {
   Stream* find(uint32_t id);
   uint32_t new_id(const Stream& stream);
   void emit(Command command) { commands_.push_back(command); }
-  void all_allocated();
+  void allocate_more();
+  bool all_allocated() const {
+    return buffers_asked_ == plan_.buffers.size() && buffers_pending_ == 0;
+  }
+  void on_all_allocated();
   void dispatch();
   uint32_t next_segment(uint32_t stream);
   void take_segment(uint32_t stream, uint32_t segment);
@@ -243,6 +247,8 @@ class Loader {
   uint32_t first_open_segment_ = 0;
   uint32_t segments_done_ = 0;
   std::vector<uint8_t> buffer_state_;  // 0 not asked, 1 under way, 2 there
+  uint32_t buffers_asked_ = 0;         // the first so many
+  uint64_t allocating_bytes_ = 0;      // of buffers under way
   uint32_t buffers_pending_ = 0;
   uint32_t uploads_pending_ = 0;
   bool flush_pending_ = false;

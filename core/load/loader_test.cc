@@ -236,6 +236,46 @@ TEST(Loader, BytesGatherInSlotsWhileBuffersAreMade) {
   }
 }
 
+// Tensors of the given sizes, one behind the other in one file.
+Manifest tensors_of(std::initializer_list<uint64_t> sizes) {
+  Manifest manifest;
+  manifest.files.push_back({.path = "shard.bin"});
+  uint64_t offset = 0;
+  for (const uint64_t nbytes : sizes) {
+    manifest.tensors.push_back(
+        {.name = concat("t", offset), .shape = {nbytes}, .offset = offset, .nbytes = nbytes});
+    offset += nbytes;
+  }
+  manifest.files[0].nbytes = offset;
+  return manifest;
+}
+
+TEST(Loader, AsksForAFewBytesOfBuffersAtATime) {
+  const Manifest manifest = tensors_of({60, 40, 40, 500, 20, 20});
+  const PlanOptions options{.allocating_bytes = 100, .share_below_bytes = 0};
+  auto plan = make_plan(manifest, options);
+  ASSERT_TRUE(plan);
+  Loader loader(manifest, *plan, options);
+  ASSERT_TRUE(loader.start());
+  const auto asked = [&] {
+    std::vector<uint64_t> sizes;
+    Command command;
+    while (loader.poll(command))
+      if (command.op == Op::allocate) sizes.push_back(command.nbytes);
+    return sizes;
+  };
+  using Sizes = std::vector<uint64_t>;
+  EXPECT_EQ(asked(), (Sizes{60, 40}));
+  loader.allocated(1);
+  EXPECT_EQ(asked(), (Sizes{40}));
+  loader.allocated(0);
+  EXPECT_EQ(asked(), Sizes{});  // the large one waits to be alone
+  loader.allocated(2);
+  EXPECT_EQ(asked(), (Sizes{500}));
+  loader.allocated(3);
+  EXPECT_EQ(asked(), (Sizes{20, 20}));
+}
+
 TEST(Loader, AFileShorterThanPromisedIsTruncated) {
   SimulatedModel model = one_tensor(100'000);
   model.files[0].resize(99'000);
@@ -477,6 +517,18 @@ TEST(Plan, SmallTensorsShareABufferAtAlignedOffsets) {
   }
   EXPECT_EQ(make_plan(model.manifest, {.share_below_bytes = 0})->buffers.size(),
             model.manifest.tensors.size());
+}
+
+TEST(Plan, BuffersAreInTheOrderOfTheirBytes) {
+  Manifest manifest = tensors_of({60, 40, 80});
+  std::swap(manifest.tensors[0], manifest.tensors[2]);
+  const auto plan = make_plan(manifest, {.share_below_bytes = 0});
+  ASSERT_TRUE(plan);
+  ASSERT_EQ(plan->buffers.size(), 3u);
+  EXPECT_EQ(plan->buffers[0].nbytes, 60u);
+  EXPECT_EQ(plan->buffers[0].tensor, 2u);
+  EXPECT_EQ(plan->placements[2].buffer, 0u);
+  EXPECT_EQ(plan->buffers[2].nbytes, 80u);
 }
 
 TEST(Plan, LoadsOnlyWhatIsSelected) {

@@ -58,13 +58,13 @@ Result<Placement> place(const TensorEntry& tensor, const PlanOptions& options, u
   return placement;
 }
 
-// Gives every selected tensor its buffer: large ones their own, small ones a shared one.
+// Gives every selected tensor its buffer, in the order in which bytes come: large ones their own,
+// small ones a shared one.
 void assign_buffers(Plan& plan, const PlanOptions& options) {
   uint32_t shared = kNoBuffer;
   uint64_t shared_end = 0;
-  for (uint32_t t = 0; t < plan.placements.size(); ++t) {
+  for (const uint32_t t : plan.order) {
     Placement& placement = plan.placements[t];
-    if (placement.buffer == kNoBuffer) continue;
     const uint64_t padded = std::max<uint64_t>((placement.nbytes + 3) & ~3ull, 4);
     if (placement.nbytes >= options.share_below_bytes) {
       placement.buffer = static_cast<uint32_t>(plan.buffers.size());
@@ -204,7 +204,7 @@ Result<Plan> make_plan(const Manifest& manifest, const PlanOptions& options) {
     plan.source_bytes = *source;
     plan.output_bytes = *output;
     decodes |= placement.codec != nullptr && !placement.on_device;
-    if (tensor.nbytes > 0) plan.order.push_back(t);
+    plan.order.push_back(t);
     plan.placements.push_back(placement);
   }
   std::sort(plan.order.begin(), plan.order.end(), [&](uint32_t a, uint32_t b) {
@@ -213,6 +213,7 @@ Result<Plan> make_plan(const Manifest& manifest, const PlanOptions& options) {
     return x.file != y.file ? x.file < y.file : x.offset < y.offset;
   });
   assign_buffers(plan, options);
+  std::erase_if(plan.order, [&](uint32_t t) { return manifest.tensors[t].nbytes == 0; });
   cut_segments(manifest, options, plan);
   SLUICE_ASSIGN(plan.shares, share_budget(options, decodes, plan.segments.size()));
   return plan;

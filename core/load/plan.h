@@ -19,6 +19,10 @@ struct PlanOptions {
   uint64_t budget_bytes = 64ull << 20;
   // Transfers at a time, at most; fewer where the budget is small.
   uint32_t connections = 4;
+  // Bytes of buffers that are asked for at a time, or a single larger one. A device carries out
+  // what it is told in order, and making all of a model's buffers took an H100's driver 55 ms a
+  // gigabyte, which uploads behind them would wait for.
+  uint64_t allocating_bytes = 64ull << 20;
   // Through staging slots to a device; otherwise straight into memory.
   bool staged = true;
   // How many times the host holds a slot's bytes (2 where a block is copied into a second buffer).
@@ -94,7 +98,7 @@ inline constexpr uint64_t kDecodeInputBytes = 2 * kDecodeOutputBytes + kCodecMax
 
 struct Plan {
   std::vector<Placement> placements;  // one for each tensor of the manifest
-  std::vector<BufferSpec> buffers;
+  std::vector<BufferSpec> buffers;    // in the order in which bytes for them come
   std::vector<Segment> segments;
   std::vector<uint32_t> order;  // selected, non-empty tensors by file and offset
   BudgetShares shares;

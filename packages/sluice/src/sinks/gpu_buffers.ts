@@ -28,7 +28,10 @@ export interface GpuSinkOptions {
   usage?: GPUBufferUsageFlags;
 }
 
-const FILTERS = ['internal', 'validation', 'out-of-memory'] as const;
+const ALL_FILTERS = ['internal', 'validation', 'out-of-memory'] as const;
+/** Filters of what createBuffer() and copies can give rise to (https://www.w3.org/TR/webgpu/#errors-and-debugging). */
+const CREATING = ['validation', 'out-of-memory'] as const;
+export const COPYING = ['validation'] as const;
 
 /** What error scopes caught, and the filter that caught it. */
 export interface ScopedError {
@@ -38,26 +41,28 @@ export interface ScopedError {
 
 /**
  * Runs `act` between error scopes. Scopes are a stack, so push, act and pop are one synchronous step and
- * calls may overlap; only the outcome is awaited. Rejects with what `act` throws.
+ * calls may overlap; only the outcome is awaited. Rejects with what `act` throws. Each of `filters` takes an answer of
+ * the GPU's process.
  */
 export async function inErrorScopes<T>(
   device: GPUDevice,
   act: () => T,
+  filters: readonly GPUErrorFilter[] = ALL_FILTERS,
 ): Promise<{ value: T; error: ScopedError | undefined }> {
-  for (const filter of FILTERS) device.pushErrorScope(filter);
+  for (const filter of filters) device.pushErrorScope(filter);
   const pops: Promise<GPUError | null>[] = [];
   let value: T;
   try {
     value = act();
   } finally {
-    for (let i = 0; i < FILTERS.length; i++) {
+    for (let i = 0; i < filters.length; i++) {
       const pop = device.popErrorScope();
       pop.catch(() => undefined); // a lost device may refuse to pop; the lifeline tells why
       pops.push(pop);
     }
   }
   const caught = await Promise.all(pops);
-  for (const [i, filter] of [...FILTERS].reverse().entries()) {
+  for (const [i, filter] of [...filters].reverse().entries()) {
     const error = caught[i];
     if (error) return { value, error: { filter, message: firstLine(error.message) } };
   }
@@ -144,15 +149,15 @@ export async function queueDone(device: GPUDevice, lifeline: Lifeline): Promise<
 }
 
 /**
- * The staging buffers of a ring, mapped. They are in `made` as soon as the call returns, so that the caller can
- * destroy them without waiting. Rejects with `device_limit` or `out_of_device_memory`, having released what it made.
+ * The staging buffers of a ring, mapped: they can be written at once, while the device still makes them. `made` resolves
+ * when it has, and rejects with `out_of_device_memory` where it cannot; the buffers are then destroyed. Throws
+ * `device_limit` or `out_of_device_memory`, having released what it made.
  */
-export async function createMappedSlots(
+export function createMappedSlots(
   device: GPUDevice,
   slots: number,
   slotBytes: number,
-  made: GPUBuffer[] = [],
-): Promise<GPUBuffer[]> {
+): { buffers: GPUBuffer[]; made: Promise<void> } {
   const what = `${slots} staging slots of ${slotBytes} bytes`;
   const limit = device.limits.maxBufferSize;
   if (slotBytes > limit) {
@@ -162,35 +167,49 @@ export async function createMappedSlots(
       { expected: limit, actual: slotBytes, hint: 'choose a smaller budget or smaller slots' },
     );
   }
-  let failure: SluiceError | undefined;
-  try {
-    // Where memory is short, an error scope reports it, and mappedAtCreation may also throw a RangeError.
-    const { error } = await inErrorScopes(device, () => {
-      for (let i = 0; i < slots; i++) {
-        made.push(
-          device.createBuffer({
-            label: `sluice staging ${i}`,
-            size: slotBytes,
-            usage: BufferUsage.MAP_WRITE | BufferUsage.COPY_SRC,
-            mappedAtCreation: true,
-          }),
+  const buffers: GPUBuffer[] = [];
+  let thrown: SluiceError | undefined;
+  // Where memory is short, an error scope reports it, and mappedAtCreation may also throw a RangeError
+  const scoped = inErrorScopes(
+    device,
+    () => {
+      try {
+        for (let i = 0; i < slots; i++) {
+          buffers.push(
+            device.createBuffer({
+              label: `sluice staging ${i}`,
+              size: slotBytes,
+              usage: BufferUsage.MAP_WRITE | BufferUsage.COPY_SRC,
+              mappedAtCreation: true,
+            }),
+          );
+        }
+      } catch (cause) {
+        const message = cause instanceof Error ? cause.message : String(cause);
+        thrown = new SluiceError(
+          cause instanceof RangeError ? 'out_of_device_memory' : 'internal',
+          `${what}: ${message}`,
+          { cause },
         );
       }
-    });
-    if (error) failure = scopedFailure(what, error);
-  } catch (cause) {
-    const message = cause instanceof Error ? cause.message : String(cause);
-    failure = new SluiceError(
-      cause instanceof RangeError ? 'out_of_device_memory' : 'internal',
-      `${what}: ${message}`,
-      { cause },
-    );
+    },
+    CREATING,
+  );
+  if (thrown) {
+    scoped.catch(() => undefined);
+    destroyAll(buffers);
+    throw thrown;
   }
-  if (failure !== undefined) {
-    for (const buffer of made) buffer.destroy();
-    throw failure;
-  }
-  return made;
+  const made = scoped.then(({ error }) => {
+    if (!error) return;
+    destroyAll(buffers);
+    throw scopedFailure(what, error);
+  });
+  return { buffers, made };
+}
+
+export function destroyAll(buffers: readonly GPUBuffer[]): void {
+  for (const buffer of buffers) buffer.destroy();
 }
 
 /** The destination buffers of a load, by index. Allocations may overlap. */
@@ -242,11 +261,16 @@ export class GpuBuffers {
     let message: string | undefined;
     let filter: GPUErrorFilter = 'out-of-memory';
     try {
-      const scoped = inErrorScopes(this.#device, () => {
-        const made = this.#device.createBuffer({ label: tensor, size: nbytes, usage: this.#usage });
-        this.#entries.set(index, { plan, buffer: made, ready: false });
-        this.#allocatedBytes += nbytes;
-      });
+      const scoped = inErrorScopes(
+        this.#device,
+        () => {
+          const usage = this.#usage;
+          const made = this.#device.createBuffer({ label: tensor, size: nbytes, usage });
+          this.#entries.set(index, { plan, buffer: made, ready: false });
+          this.#allocatedBytes += nbytes;
+        },
+        CREATING,
+      );
       const { error } = await this.#lifeline.race(scoped);
       if (error) ({ message, filter } = error);
     } catch (cause) {

@@ -1,6 +1,8 @@
 import { SluiceError } from '../errors.js';
 import {
+  COPYING,
   createMappedSlots,
+  destroyAll,
   GpuBuffers,
   gpuFailure,
   inErrorScopes,
@@ -37,7 +39,7 @@ export class RingSink implements GpuSlotSink {
   readonly #expander: Expander;
   readonly #unwatch: () => void;
   readonly #uploads = new Set<Promise<void>>();
-  readonly #staging: GPUBuffer[] = [];
+  #staging: GPUBuffer[] = [];
   #slots: Slot[] = [];
   #slotBytes = 0;
 
@@ -59,15 +61,11 @@ export class RingSink implements GpuSlotSink {
     this.#slotBytes = slotBytes;
     if (conversions.length > 0) await this.#expander.prepare(slotBytes, conversions);
     this.#lifeline.check();
-    const made = createMappedSlots(this.#device, slots, slotBytes, this.#staging);
-    let buffers: GPUBuffer[];
-    try {
-      buffers = await this.#lifeline.race(made);
-      this.#lifeline.check();
-    } catch (error) {
-      destroyAll(this.#staging);
-      throw error;
-    }
+    const { buffers, made } = createMappedSlots(this.#device, slots, slotBytes);
+    this.#staging = buffers;
+    made.catch(async (cause: unknown) => {
+      this.#lifeline.end(await gpuFailure(this.#lifeline, 'making staging slots', cause));
+    });
     this.#slots = buffers.map((buffer) => ({ buffer, view: mappedView(buffer) }));
   }
 
@@ -130,7 +128,8 @@ export class RingSink implements GpuSlotSink {
 
   async #send(slot: Slot, pieces: readonly Piece[]): Promise<void> {
     try {
-      const scoped = inErrorScopes(this.#device, () => {
+      const packed = this.#expander.span(pieces);
+      const queue = (): void => {
         slot.buffer.unmap();
         const encoder = this.#device.createCommandEncoder();
         for (const { slotOffset, buffer, bufferOffset, nbytes, expand } of pieces) {
@@ -138,14 +137,14 @@ export class RingSink implements GpuSlotSink {
           const target = this.#buffers.buffer(buffer);
           encoder.copyBufferToBuffer(slot.buffer, slotOffset, target, bufferOffset, nbytes);
         }
-        const packed = this.#expander.span(pieces);
         if (packed) {
           const { offset, nbytes } = packed;
           encoder.copyBufferToBuffer(slot.buffer, offset, this.#expander.scratch, offset, nbytes);
         }
         this.#device.queue.submit([encoder.finish()]);
         if (packed) this.#expander.expand(pieces);
-      });
+      };
+      const scoped = inErrorScopes(this.#device, queue, packed ? undefined : COPYING);
       const mapped = slot.buffer.mapAsync(MAP_MODE_WRITE);
       const [{ error }] = await this.#lifeline.race(Promise.all([scoped, mapped]));
       if (error) throw scopedFailure('uploading a slot', error);
@@ -159,10 +158,6 @@ export class RingSink implements GpuSlotSink {
 }
 
 const mappedView = (buffer: GPUBuffer): Uint8Array => new Uint8Array(buffer.getMappedRange());
-
-const destroyAll = (buffers: readonly GPUBuffer[]): void => {
-  for (const buffer of buffers) buffer.destroy();
-};
 
 const slotFault = (index: number, slots: number): SluiceError =>
   new SluiceError(

@@ -1,8 +1,8 @@
 import type { LocalIo, StoreIo } from './io.js';
 import type { Run } from './store_module.js';
 
-/** Extents that are verified ahead of the one that is wanted. */
-const VERIFY_AHEAD = 6;
+/** Extents that are verified ahead of those that were wanted. */
+const VERIFY_AHEAD = 16;
 
 /** What is verified, and who looks at it. */
 export interface VerifierTarget {
@@ -22,6 +22,10 @@ export interface VerifierTarget {
 export class ExtentVerifier {
   readonly #target: VerifierTarget;
   readonly #verified = new Map<string, Promise<boolean>>();
+  /** Of those, extents that nobody has wanted yet. */
+  readonly #ahead = new Set<string>();
+  /** Where the next one is that nobody has looked at. */
+  #frontier = { path: '', offset: 0 };
   #next = 0;
 
   constructor(target: VerifierTarget) {
@@ -30,10 +34,19 @@ export class ExtentVerifier {
 
   /** Whether the bytes of an extent have the digest that was stored with them. Rejects where they cannot be read. */
   verify(path: string, run: Run): Promise<boolean> {
+    const key = keyOf(path, run.begin);
+    const known = this.#verified.get(key);
+    const foreseen = this.#ahead.delete(key);
+    if (known && !foreseen) return known;
     const ios = this.#ready();
-    const wanted = this.#once(path, run, ios);
+    const wanted = known ?? this.#look(key, path, run, ios);
+    if (!foreseen) {
+      // What was looked at elsewhere may not be wanted at all
+      this.#ahead.clear();
+      this.#frontier = { path, offset: run.end };
+    }
     // The calling thread has better to do than to look ahead
-    if (ios[0] !== this.#target.local) this.#ahead(path, run.end, ios);
+    if (ios[0] !== this.#target.local) this.#lookAhead(ios);
     return wanted;
   }
 
@@ -45,7 +58,9 @@ export class ExtentVerifier {
   /** What was found of one file, or of all, no longer holds. */
   forget(path?: string): void {
     for (const key of this.#verified.keys()) {
-      if (path === undefined || key.startsWith(`${path}\n`)) this.#verified.delete(key);
+      if (path !== undefined && !key.startsWith(`${path}\n`)) continue;
+      this.#verified.delete(key);
+      this.#ahead.delete(key);
     }
   }
 
@@ -57,38 +72,35 @@ export class ExtentVerifier {
     return local ? [local] : ios;
   }
 
-  /** Looks at the extents that come next, in this file and the one behind it. */
-  #ahead(path: string, begin: number, ios: readonly StoreIo[]): void {
+  /** Looks at the extents that come next, in this file and those behind it. */
+  #lookAhead(ios: readonly StoreIo[]): void {
     const target = this.#target;
-    let file = path;
-    let next = begin;
-    for (let ahead = 0; ahead < VERIFY_AHEAD; ahead++) {
-      let following = target.find(file, next);
-      if (!following.stored && file === path) {
+    while (this.#ahead.size < VERIFY_AHEAD) {
+      const { path, offset } = this.#frontier;
+      const run = target.find(path, offset);
+      if (!run.stored) {
         // Another transfer may have it already, or it is not wanted: then it was looked at for nothing
-        const after = target.behind(path);
-        if (after === undefined) return;
-        file = after;
-        following = target.find(file, 0);
+        const behind = target.behind(path);
+        if (behind === undefined || !target.find(behind, 0).stored) return;
+        this.#frontier = { path: behind, offset: 0 };
+        continue;
       }
-      if (!following.stored) return;
-      void this.#once(file, following, ios).catch(() => undefined);
-      next = following.end;
+      this.#frontier = { path, offset: run.end };
+      const key = keyOf(path, run.begin);
+      if (this.#verified.has(key)) continue;
+      this.#ahead.add(key);
+      void this.#look(key, path, run, ios).catch(() => undefined);
     }
   }
 
-  #once(path: string, run: Run, ios: readonly StoreIo[]): Promise<boolean> {
-    const key = keyOf(path, run.begin);
-    let verified = this.#verified.get(key);
-    if (!verified) {
-      const io = ios[this.#next++ % ios.length];
-      verified =
-        io
-          ?.digest(this.#target.nameOf(path), run.begin, run.end)
-          .then((digest) => digest?.low === run.digest.low && digest.high === run.digest.high) ??
-        Promise.resolve(false);
-      this.#verified.set(key, verified);
-    }
+  #look(key: string, path: string, run: Run, ios: readonly StoreIo[]): Promise<boolean> {
+    const io = ios[this.#next++ % ios.length];
+    const verified =
+      io
+        ?.digest(this.#target.nameOf(path), run.begin, run.end)
+        .then((digest) => digest?.low === run.digest.low && digest.high === run.digest.high) ??
+      Promise.resolve(false);
+    this.#verified.set(key, verified);
     return verified;
   }
 }

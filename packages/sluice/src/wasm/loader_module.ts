@@ -4,6 +4,7 @@ import {
   CALL_RESULT,
   COMMAND,
   DECODE_INPUT_BYTES,
+  OP,
   PIECE,
   PROGRESS,
 } from '../generated/abi.js';
@@ -244,13 +245,17 @@ export class LoaderModel {
     this.#decodeInput = this.#checked(this.#exports.sluice_model_start(this.#model)).value;
   }
 
-  /** The next commands, some at a time; empty when there is nothing to do until the next event. */
+  /**
+   * The next commands, some at a time; empty when there is nothing to do until the next event. Copies of bytes that lie
+   * one behind the other at both ends, as of several tensors, are one.
+   */
   poll(): Command[] {
     const { data, value: count } = this.#result(this.#exports.sluice_model_poll(this.#model));
     const commands: Command[] = [];
     const view = this.#view;
+    let last: Command | undefined;
     for (let i = 0, at = data; i < count; i++, at += COMMAND.size) {
-      commands.push({
+      const command = {
         op: view.getUint32(at + COMMAND.op, true),
         stream: view.getUint32(at + COMMAND.stream, true),
         target: view.getUint32(at + COMMAND.target, true),
@@ -260,7 +265,13 @@ export class LoaderModel {
         nbytes: view.getFloat64(at + COMMAND.nbytes, true),
         offset: view.getFloat64(at + COMMAND.offset, true),
         output: view.getFloat64(at + COMMAND.output, true),
-      });
+      };
+      if (last && continues(last, command)) {
+        last.nbytes += command.nbytes;
+        continue;
+      }
+      commands.push(command);
+      last = command;
     }
     return commands;
   }
@@ -458,6 +469,17 @@ export class LoaderModel {
     if (this.#told.length > ERRORS_KEPT) this.#told.shift();
     this.#withText(JSON.stringify(told.toJSON()), call);
   }
+}
+
+function continues(last: Command, { op, stream, target, begin, offset }: Command): boolean {
+  return (
+    op === OP.copy &&
+    last.op === OP.copy &&
+    last.stream === stream &&
+    last.target === target &&
+    last.begin + last.nbytes === begin &&
+    last.offset + last.nbytes === offset
+  );
 }
 
 /** A SluiceError from the JSON of core/base/error.h's to_json(). */
