@@ -45,6 +45,7 @@ export async function loadHere(
     const compiled = await orAborted(module, options.signal, () => undefined);
     const loader = await openModel(compiled, source, name, options.signal, checkOf(use));
     const manifest = loader.manifest();
+    use?.opened(manifest);
     const staged = target !== 'consume' && target !== 'cpu';
     const expandOnDevice = await chooseExpansion(target, manifest, options, ahead);
     const plan = loader.plan(
@@ -54,6 +55,7 @@ export async function loadHere(
         slotCopies: staged ? GPU_SLOT_COPIES : 1,
         reservedBytes: use?.budgetBytes(manifest) ?? 0,
         allStored: use?.hasAll(manifest) ?? false,
+        unbuffered: source.unbuffered,
       }),
     );
     await use?.planned(manifest, plan);

@@ -180,10 +180,11 @@ export const DEFAULT_BUDGET_BYTES = 64 * 2 ** 20;
 /** Transfers at a time from the local store. */
 const STORED_TRANSFERS = 2;
 /**
- * What the requests under way may have asked for, all together. Chromium takes in whole responses, read or not, and
- * holds them beside the budget (its BufferingBytesConsumer).
+ * What the requests under way may have asked for, all together, where a browser may take in whole responses, read or
+ * not, and hold them beside the budget (Chromium's BufferingBytesConsumer).
  */
-const REQUESTED_BYTES = 64 * 2 ** 20;
+const BUFFERED_BYTES = 64 * 2 ** 20;
+/** Each request costs some 10 ms of a connection, so that larger ones are faster. */
 const MAX_REQUEST_BYTES = 32 * 2 ** 20;
 
 /** The plan's options for a manifest. Errors: `invalid_argument`, naming a tensor that is not there. */
@@ -193,6 +194,7 @@ export function planOptions(
   {
     reservedBytes,
     allStored = false,
+    unbuffered = false,
     ...sink
   }: {
     staged: boolean;
@@ -201,6 +203,8 @@ export function planOptions(
     expandOnDevice: boolean;
     reservedBytes: number;
     allStored?: boolean;
+    /** As Source.unbuffered. */
+    unbuffered?: boolean | undefined;
   },
 ): PlanOptions {
   const upload: string = options.upload ?? 'auto';
@@ -231,7 +235,7 @@ export function planOptions(
     connections,
     maxSegmentBytes: Math.min(
       MAX_REQUEST_BYTES,
-      Math.ceil(REQUESTED_BYTES / Math.max(connections, 1)),
+      unbuffered ? Infinity : Math.ceil(BUFFERED_BYTES / Math.max(connections, 1)),
     ),
     ...sink,
   };

@@ -52,6 +52,7 @@ async function handle(message: ToWorker): Promise<void> {
       use = store && (await beginUse(store, source));
       model = await openModel(module, use?.source ?? source, opened.name, undefined, checkOf(use));
       manifest = model.manifest();
+      use?.opened(manifest);
       const reservedBytes = use?.budgetBytes(manifest) ?? 0;
       const allStored = use?.hasAll(manifest) ?? false;
       scope.postMessage({
@@ -59,6 +60,7 @@ async function handle(message: ToWorker): Promise<void> {
         manifest,
         reservedBytes,
         allStored,
+        unbuffered: source.unbuffered ?? false,
         ...(unavailable === undefined ? {} : { unavailable }),
       });
       break;

@@ -46,6 +46,7 @@ export type FromWorker =
       manifest: ModelManifest;
       reservedBytes: number;
       allStored?: boolean;
+      unbuffered: boolean;
       /** Why there is no store. */
       unavailable?: string;
     }

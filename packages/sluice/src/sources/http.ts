@@ -18,8 +18,8 @@ export interface HttpRequest {
 
 /** The body of a response, decoded from its Content-Encoding. */
 export interface HttpBody {
-  /** The next bytes, which are the caller's until the next read(), or null at the end. */
-  read(): Promise<Uint8Array | null>;
+  /** The next bytes, or null at the end: as ByteStream.read(). */
+  read(into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array | null>;
   /** Stops the transfer; never throws. */
   cancel(): void;
 }
@@ -37,6 +37,8 @@ export interface HttpResponse {
 }
 
 export interface HttpTransport {
+  /** Bodies are taken in at the reader's pace whatever the server says. */
+  readonly unbuffered?: boolean;
   /** Rejects with whatever the platform rejects with; the source makes a SluiceError of it. */
   request(request: HttpRequest): Promise<HttpResponse>;
   /** Drops idle connections. */
@@ -71,6 +73,15 @@ export function fetchTransport(fetchFunction?: typeof fetch): HttpTransport {
   };
 }
 
+/** TypeScript's DOM library does not know `min` yet; nor do browsers of before 2024, which pass it over. */
+interface ByobReader {
+  read(
+    view: Uint8Array<ArrayBuffer>,
+    options: { min: number },
+  ): Promise<{ done: boolean; value?: Uint8Array<ArrayBuffer> | undefined }>;
+  cancel(): Promise<void>;
+}
+
 /**
  * Reads into one array again and again where the stream can, which saves allocating one for each chunk. It is taken
  * from `spare`, and left there for the next response: what is dropped is collected late.
@@ -79,7 +90,7 @@ function streamReader(
   stream: ReadableStream<Uint8Array<ArrayBuffer>>,
   spare: ArrayBuffer[],
 ): HttpBody {
-  let reader: ReadableStreamBYOBReader;
+  let reader: ByobReader;
   try {
     reader = stream.getReader({ mode: 'byob' });
   } catch {
@@ -96,18 +107,24 @@ function streamReader(
     };
   }
   let buffer: ArrayBuffer | undefined;
+  let fast = false;
+  let ended = false;
   return {
-    async read() {
-      const view = new Uint8Array(buffer ?? spare.pop() ?? new ArrayBuffer(READ_BYTES));
-      buffer = undefined; // the stream's until it answers
-      const { done, value } = await reader.read(view);
-      if (done) {
-        // A stream that was cancelled keeps the array
-        if (value && spare.length < MAX_SPARE) spare.push(value.buffer);
-        return null;
-      }
-      ({ buffer } = value);
-      return value;
+    async read(into) {
+      if (ended) return null;
+      const view = into ?? new Uint8Array(buffer ?? spare.pop() ?? new ArrayBuffer(READ_BYTES));
+      if (!into) buffer = undefined; // the stream's until it answers
+      const begin = performance.now();
+      // From a fast connection all at once: each answer takes time of its own
+      const { done, value } = await reader.read(view, { min: fast ? view.byteLength : 1 });
+      fast =
+        performance.now() - begin < FAST_READ_MS && (value?.byteLength ?? 0) >= FAST_READ_BYTES;
+      ended = done;
+      // Of a stream that has ended these may be the last, and one that was cancelled keeps the array
+      if (!into && value) ({ buffer } = value);
+      if (value && value.byteLength > 0) return value;
+      if (done && buffer && spare.length < MAX_SPARE) spare.push(buffer);
+      return null;
     },
     cancel() {
       reader.cancel().catch(() => undefined);
@@ -169,6 +186,9 @@ export function splitFileUrl(fileUrl: string | URL): { folderUrl: URL; path: str
 
 /** One read at most; no more than a transfer's share of a budget of 4 MiB. */
 const READ_BYTES = 256 * 1024;
+/** A connection that gives so much within so little time is asked for all that the next read has room for. */
+const FAST_READ_BYTES = 64 * 1024;
+const FAST_READ_MS = 20;
 /** Arrays kept for the next responses: as many as transfers may be at once unless more are asked for. */
 const MAX_SPARE = 4;
 const MAX_REDIRECTS = 20;
@@ -215,6 +235,7 @@ export class HttpSource implements Source {
   readonly #signal: AbortSignal | undefined;
   readonly #onAbort = () => this.close();
   #closed = false;
+  #noStore = false;
   #timer: ReturnType<typeof setInterval> | undefined;
   #tick = 0;
 
@@ -239,6 +260,11 @@ export class HttpSource implements Source {
     this.#signal = options.signal;
     if (this.#signal?.aborted) this.close();
     else this.#signal?.addEventListener('abort', this.#onAbort, { once: true });
+  }
+
+  /** Chromium reads the whole of a response ahead, in memory, unless it says `Cache-Control: no-store`. */
+  get unbuffered(): boolean {
+    return this.#transport.unbuffered ?? this.#noStore;
   }
 
   describe(path: string): string {
@@ -268,6 +294,7 @@ export class HttpSource implements Source {
         () => undefined,
       );
       const response = await Promise.race([responding, transfer.failed]);
+      this.#noStore = /\bno-store\b/i.test(response.header('cache-control') ?? '');
       try {
         transfer.accept(response.body, this.#check(path, file, response, begin, end));
       } catch (error) {
@@ -593,7 +620,7 @@ class Transfer implements ByteStream {
     return this.error;
   }
 
-  async read(): Promise<Uint8Array | null> {
+  async read(into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array | null> {
     for (;;) {
       if (this.error) throw this.error;
       const body = this.#body;
@@ -605,7 +632,7 @@ class Transfer implements ByteStream {
       this.waitingSince = this.#source.tick;
       let chunk: Uint8Array | null;
       try {
-        chunk = await body.read();
+        chunk = await body.read(into);
       } catch (cause) {
         throw this.fail(
           new SluiceError(

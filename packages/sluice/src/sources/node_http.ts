@@ -64,6 +64,7 @@ export function nodeHttpTransport(): HttpTransport {
   }
 
   return {
+    unbuffered: true,
     request: send,
     close() {
       agents['http:'].destroy();

@@ -25,9 +25,11 @@ export interface ByteStream<Chunk = Uint8Array> {
   readonly validators?: Validators | undefined;
   /**
    * The next bytes, of any positive length, or null at the end. They are the caller's until the next
-   * read(). Rejects with a SluiceError; `retryable` says whether opening again may help.
+   * read(). Rejects with a SluiceError; `retryable` says whether opening again may help. A stream that can takes the
+   * buffer of `into`, so that it is detached, and gives the bytes at its beginning, in its place; it is lost at the end
+   * and with an error.
    */
-  read(): Promise<Chunk | null>;
+  read(into?: Uint8Array<ArrayBuffer>): Promise<Chunk | null>;
   /** Stops the transfer; safe at any time and more than once. */
   cancel(): void;
 }
@@ -36,6 +38,11 @@ export interface ByteStream<Chunk = Uint8Array> {
 export interface Source<Chunk = Uint8Array> {
   /** What the person may have meant by this place, to be said where there is no model. */
   readonly hint?: string | undefined;
+  /**
+   * What has been opened so far was taken in at the reader's pace, by all that is known: nothing holds bytes that nobody
+   * has read yet.
+   */
+  readonly unbuffered?: boolean | undefined;
   /** The place of `path` as a person would name it: a URL or a file path. */
   describe(path: string): string;
   /**

@@ -9,12 +9,12 @@ export class BlockPool {
   #closed = false;
 
   /**
-   * At most `nbytes` bytes in all, in at least two blocks of 4 KiB. `spill` is called when somebody has to wait: who
+   * At most `nbytes` bytes in all, in at least two blocks of 4 KiB, and of 1 MiB at most. `spill` is called when somebody has to wait: who
    * holds a block that is not full is to hand it on, since what would fill it may wait for the one who waits here.
    */
   constructor(nbytes: number, spill: () => void) {
     this.#spill = spill;
-    this.blockBytes = Math.max(Math.min(2 ** 20, nbytes / 4), 2 ** 12) & ~0xfff;
+    this.blockBytes = Math.max(Math.min(2 ** 20, nbytes / 8), 2 ** 12) & ~0xfff;
     this.#most = Math.max(Math.floor(nbytes / this.blockBytes), 2);
   }
 

@@ -32,7 +32,10 @@ interface OpenExtent {
   readonly since: number;
 }
 
-/** Writes one transfer's bytes to the store, extent by extent; skips what is stored already. */
+/**
+ * Writes one transfer's bytes to the store, extent by extent. Bytes are either copied, by write(), which skips what is
+ * stored already; or read into a block by room(), which saves the copy, and took(). One of the two at a time.
+ */
 export class ExtentWriter {
   readonly #target: ExtentTarget;
   #open: OpenExtent | undefined;
@@ -40,6 +43,8 @@ export class ExtentWriter {
   #at = -1;
   #block: ArrayBuffer | undefined;
   #used = 0;
+  /** The reader still looks at the block's bytes. */
+  #lent = false;
   #ended = false;
 
   constructor(target: ExtentTarget) {
@@ -48,8 +53,7 @@ export class ExtentWriter {
 
   /** Copies bytes that lie at `at`; resolves when the caller may have them back and fetch more. */
   async write(bytes: Uint8Array, at: number): Promise<void> {
-    if (at !== this.#at) this.#endExtent();
-    this.#at = at;
+    this.#moveTo(at);
     for (let done = 0; done < bytes.byteLength && !this.#ended;) {
       const extent = this.#open ?? this.#begin();
       if (extent === undefined) {
@@ -61,17 +65,8 @@ export class ExtentWriter {
         done += skipped;
         continue;
       }
-      if (this.#block === undefined) {
-        const block = await this.#target.pool.take();
-        // The session may have ended storing meanwhile, or this transfer may have been cancelled
-        if (block === undefined || this.#hasEnded()) {
-          if (block) this.#target.pool.give(block);
-          this.#ended = true;
-          return;
-        }
-        this.#block = block;
-        this.#used = 0;
-      }
+      this.#block ??= await this.#take();
+      if (this.#block === undefined) return;
       const count = Math.min(
         bytes.byteLength - done,
         this.#target.pool.blockBytes - this.#used,
@@ -84,7 +79,40 @@ export class ExtentWriter {
       if (this.#used === this.#target.pool.blockBytes) this.#post();
       if (this.#at === extent.limit) this.#endExtent();
     }
-    if (this.#open && performance.now() - this.#open.since > EXTENT_MS) this.#endExtent();
+    this.#endSlowExtent();
+  }
+
+  /**
+   * Memory for the bytes at `at`, to be handed to took() with some of them in it, or to back() if none came. Undefined
+   * where they are stored already, or nothing is stored any more: then they are to be read elsewhere, and written.
+   */
+  async room(at: number): Promise<Uint8Array<ArrayBuffer> | undefined> {
+    this.#lent = false;
+    if (this.#open?.limit === this.#at) this.#endExtent();
+    this.#post();
+    this.#moveTo(at);
+    this.#endSlowExtent();
+    const extent = this.#ended ? undefined : (this.#open ?? this.#begin());
+    const block = extent && (await this.#take());
+    return block && new Uint8Array(block, 0, Math.min(block.byteLength, extent.limit - at));
+  }
+
+  /** What room() gave has come back with bytes at its beginning, which stay the reader's until the next call. */
+  took(bytes: Uint8Array<ArrayBuffer>): void {
+    if (this.#ended) {
+      this.#target.pool.give(bytes.buffer);
+      return;
+    }
+    this.#block = bytes.buffer;
+    this.#used = bytes.byteLength;
+    this.#at += bytes.byteLength;
+    this.#lent = true;
+  }
+
+  /** What room() gave was not needed, or has not come back. */
+  back(room: Uint8Array<ArrayBuffer>): void {
+    const { pool } = this.#target;
+    pool.give(room.buffer.byteLength > 0 ? room.buffer : new ArrayBuffer(pool.blockBytes));
   }
 
   /** No more bytes come; what there is of the last extent is kept. */
@@ -95,11 +123,28 @@ export class ExtentWriter {
 
   /** Hands on the block at hand, though it is not full: others wait for one. */
   spill(): void {
-    this.#post();
+    if (!this.#lent) this.#post();
   }
 
   #hasEnded(): boolean {
     return this.#ended;
+  }
+
+  /** A free block; undefined where storing, or this transfer, has ended meanwhile. */
+  async #take(): Promise<ArrayBuffer | undefined> {
+    const block = await this.#target.pool.take();
+    if (block === undefined || this.#hasEnded()) {
+      if (block) this.#target.pool.give(block);
+      this.#ended = true;
+      return undefined;
+    }
+    this.#used = 0;
+    return block;
+  }
+
+  #moveTo(at: number): void {
+    if (at !== this.#at) this.#endExtent();
+    this.#at = at;
   }
 
   /** Begins an extent where the next byte goes; undefined where that is stored already. */
@@ -117,31 +162,41 @@ export class ExtentWriter {
   }
 
   #post(): void {
+    const written = this.#write(false);
+    if (written) this.#target.pending(written.then(() => undefined));
+  }
+
+  /** Writes what is in the block; `last` ends the extent and gives its digest. */
+  #write(last: boolean): Promise<Digest | undefined> | undefined {
     const block = this.#block;
     const extent = this.#open;
-    this.#block = undefined;
-    if (!block || !extent) return;
     const used = this.#used;
-    if (used === 0) {
+    this.#block = undefined;
+    if (!block) return undefined;
+    if (!extent || used === 0) {
       this.#target.pool.give(block);
-      return;
+      return undefined;
     }
     const { io, writer, file } = extent;
-    this.#target.pending(
-      io.write(writer, file, this.#at - used, block, used).then((back) => {
-        this.#target.pool.give(back);
-      }),
-    );
+    return io.write(writer, file, this.#at - used, block, used, last).then((back) => {
+      this.#target.pool.give(back.block);
+      return back.digest;
+    });
+  }
+
+  #endSlowExtent(): void {
+    if (this.#open && performance.now() - this.#open.since > EXTENT_MS) this.#endExtent();
   }
 
   #endExtent(): void {
-    this.#post();
     const extent = this.#open;
+    const written = this.#write(true);
     this.#open = undefined;
     if (!extent || this.#at === extent.begin) return;
     const end = this.#at;
-    const work = extent.io.end(extent.writer).then((digest) => {
-      this.#target.commit(extent.begin, end, digest);
+    const digested = written ?? extent.io.end(extent.writer);
+    const work = digested.then((digest) => {
+      if (digest) this.#target.commit(extent.begin, end, digest);
     });
     this.#target.pending(work);
     this.#target.arriving(extent.begin, end, work);

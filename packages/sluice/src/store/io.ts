@@ -13,7 +13,7 @@ export interface StoreIo {
   resize(file: string, nbytes: number): Promise<void>;
   /**
    * Writes the first `nbytes` bytes of `block` at `at` and digests them, behind what `writer` has written before.
-   * The block is handed over and comes back.
+   * The block is handed over and comes back; with `last` also the digest, as of end().
    */
   write(
     writer: number,
@@ -21,11 +21,12 @@ export interface StoreIo {
     at: number,
     block: ArrayBuffer,
     nbytes: number,
-  ): Promise<ArrayBuffer>;
+    last: boolean,
+  ): Promise<{ block: ArrayBuffer; digest?: Digest }>;
   /** The digest of what `writer` has written since it last ended. */
   end(writer: number): Promise<Digest>;
-  /** The digest of bytes [begin, end); undefined where the file is shorter. */
-  digest(file: string, begin: number, end: number): Promise<Digest | undefined>;
+  /** The digests of ranges of a file; undefined where the file is shorter. */
+  digests(file: string, ranges: readonly ByteRange[]): Promise<(Digest | undefined)[]>;
   /** The checksum of a whole file of `nbytes` bytes, in lower-case hexadecimal digits. */
   checksum(file: string, nbytes: number, algorithm: 'md5' | 'sha256'): Promise<string>;
   /** Reads into `block`, which is handed over and comes back, at most `nbytes` bytes. */
@@ -48,6 +49,12 @@ export interface StoreIo {
   flush(): Promise<void>;
   /** Closes every file. Never rejects. */
   close(): Promise<void>;
+}
+
+/** Bytes [begin, end). */
+export interface ByteRange {
+  readonly begin: number;
+  readonly end: number;
 }
 
 /** How much of a file is held for a checksum. */
@@ -92,21 +99,22 @@ export class LocalIo implements StoreIo {
     at: number,
     block: ArrayBuffer,
     nbytes: number,
-  ): Promise<ArrayBuffer> {
+    last: boolean,
+  ): Promise<{ block: ArrayBuffer; digest?: Digest }> {
     let state = this.#writers.get(writer);
     if (!state) {
       state = { digest: this.#module.hash(), last: Promise.resolve() };
       this.#writers.set(writer, state);
     }
-    const { digest, last } = state;
-    const written = Promise.all([this.file(name), last]).then(([file]) => {
+    const { digest, last: before } = state;
+    const written = Promise.all([this.file(name), before]).then(([file]) => {
       const bytes = new Uint8Array(block, 0, nbytes);
       digest.update(bytes);
       file.write(bytes, at);
-      return block;
     });
     state.last = written;
-    return written;
+    if (!last) return written.then(() => ({ block }));
+    return this.end(writer).then((ended) => ({ block, digest: ended }));
   }
 
   async end(writer: number): Promise<Digest> {
@@ -138,7 +146,13 @@ export class LocalIo implements StoreIo {
     throw shortFile(name, end, begin + (bytes?.byteLength ?? 0));
   }
 
-  async digest(name: string, begin: number, end: number): Promise<Digest | undefined> {
+  async digests(name: string, ranges: readonly ByteRange[]): Promise<(Digest | undefined)[]> {
+    const digests: (Digest | undefined)[] = [];
+    for (const range of ranges) digests.push(await this.#digest(name, range));
+    return digests;
+  }
+
+  async #digest(name: string, { begin, end }: ByteRange): Promise<Digest | undefined> {
     const file = await this.readable(name);
     const held = file ? undefined : await this.#folder.slice?.(name, begin, end);
     // From here on nothing waits: the digest is that of all who read here

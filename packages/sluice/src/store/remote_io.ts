@@ -1,6 +1,6 @@
 import { asSluiceError, SluiceError, type ErrorCode, type ErrorDetails } from '../errors.js';
 import type { StoreFolder } from './files.js';
-import { LocalIo, type StoreIo } from './io.js';
+import { LocalIo, type ByteRange, type StoreIo } from './io.js';
 import { StoreModule, type Digest } from './store_module.js';
 
 /** The store's folder as a worker can be told of it: a name in the browser's file system, or a path of the disk. */
@@ -140,17 +140,18 @@ export class RemoteIo implements StoreIo {
     at: number,
     block: ArrayBuffer,
     nbytes: number,
-  ): Promise<ArrayBuffer> {
-    const back = await this.#call('write', [writer, file, at, block, nbytes], [block]);
-    return back as ArrayBuffer;
+    last: boolean,
+  ): Promise<{ block: ArrayBuffer; digest?: Digest }> {
+    const answer = await this.#call('write', [writer, file, at, block, nbytes, last], [block]);
+    return answer as { block: ArrayBuffer; digest?: Digest };
   }
 
   async end(writer: number): Promise<Digest> {
     return (await this.#call('end', [writer])) as Digest;
   }
 
-  async digest(file: string, begin: number, end: number): Promise<Digest | undefined> {
-    return (await this.#call('digest', [file, begin, end])) as Digest | undefined;
+  async digests(file: string, ranges: readonly ByteRange[]): Promise<(Digest | undefined)[]> {
+    return (await this.#call('digests', [file, ranges])) as (Digest | undefined)[];
   }
 
   async checksum(file: string, nbytes: number, algorithm: 'md5' | 'sha256'): Promise<string> {

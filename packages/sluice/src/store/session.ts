@@ -525,6 +525,17 @@ export class ModelSession {
     return false;
   }
 
+  /** How far a file is known to be right from a verified extent on, that ends at `end`: to `limit` at most. */
+  goodTo(path: string, end: number, limit: number): number {
+    while (end < limit) {
+      const run = this.find(path, end);
+      if (!run.stored || !this.#verifier.isGood(path, run.begin)) break;
+      void this.#verifier.verify(path, run); // it is wanted now
+      end = run.end;
+    }
+    return Math.min(end, limit);
+  }
+
   /** Begins to look at the extents from `offset` of a file on, which will be wanted in a moment. */
   verifyAhead(path: string, offset: number): void {
     const run = this.find(path, offset);

@@ -93,6 +93,16 @@ export class StoreUse {
     return this.#session.poolBytesFor(files.map(({ path }) => path));
   }
 
+  /** The manifest is read: looks at the bytes that a load of all tensors begins with, while it is planned. */
+  opened({ files, tensors }: ModelManifest): void {
+    const [first] = files;
+    const begin = tensors.reduce(
+      (least, { file, offset }) => (file === 0 ? Math.min(least, offset) : least),
+      Infinity,
+    );
+    if (first && begin < Infinity) this.#session.verifyAhead(first.path, begin);
+  }
+
   /** Every file of the model is stored, as far as is known. */
   hasAll({ files }: ModelManifest): boolean {
     return files.every(({ path }) => this.#session.isComplete(path));
@@ -111,15 +121,6 @@ export class StoreUse {
     const files = filesOf(manifest, plan);
     if (this.pinned && !this.#isOneFile(manifest)) requireDigests(files);
     await this.#makeRoom(files);
-    const [first] = files;
-    if (!first) return;
-    // While the device and its staging memory are made ready
-    const index = manifest.files.indexOf(first);
-    const begin = plan.placements.reduce((least, placement, i) => {
-      const tensor = manifest.tensors[i];
-      return placement !== null && tensor?.file === index ? Math.min(least, tensor.offset) : least;
-    }, Infinity);
-    this.#session.verifyAhead(first.path, begin);
   }
 
   /**

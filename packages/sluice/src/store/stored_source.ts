@@ -28,6 +28,10 @@ export class StoredSource implements ModelSource {
     this.hint = origin.hint;
   }
 
+  get unbuffered(): boolean | undefined {
+    return this.#origin.unbuffered;
+  }
+
   /** The manifest is read; from now on files are its own. */
   opened(): void {
     this.#opening = false;
@@ -134,7 +138,12 @@ class StoredStream implements ModelStream {
       if (this.#at >= stop) return null;
       const run = await this.#stored();
       const bytes =
-        run && (await this.#session.bytes(this.#path, this.#at, Math.min(run.end, stop)));
+        run &&
+        (await this.#session.bytes(
+          this.#path,
+          this.#at,
+          this.#session.goodTo(this.#path, run.end, stop),
+        ));
       if (bytes) {
         this.#at += bytes.byteLength;
         return bytes;
@@ -192,16 +201,25 @@ class StoredStream implements ModelStream {
 
   /** The origin's next bytes that are wanted; undefined where it has ended, or gave only what was given already. */
   async #readOrigin(inner: ByteStream): Promise<Uint8Array | undefined> {
+    const writer = this.#writer;
+    const room = await writer?.room(this.#innerAt);
+    if (this.#inner !== inner) {
+      if (room) writer?.back(room);
+      return undefined; // cancelled meanwhile
+    }
     let chunk: Uint8Array | null;
     try {
-      chunk = await inner.read();
+      chunk = await inner.read(room);
     } catch (error) {
+      if (room) writer?.back(room);
       this.#leaveOrigin();
       if (error instanceof SluiceError && error.code === 'source_changed') {
         this.#session.drop(this.#path);
       }
       throw error;
     }
+    const taken = chunk !== null && room?.buffer.byteLength === 0;
+    if (room && !taken) writer?.back(room);
     if (chunk === null) {
       const size = this.#session.fileBytes(this.#path);
       this.#ended = this.#innerAt < Math.min(this.#innerEnd, size ?? Infinity);
@@ -214,7 +232,8 @@ class StoredStream implements ModelStream {
     }
     const at = this.#innerAt;
     this.#innerAt += chunk.byteLength;
-    if (this.#writer) await this.#writer.write(chunk, at);
+    if (taken) writer?.took(chunk as Uint8Array<ArrayBuffer>);
+    else await this.#writer?.write(chunk, at);
     if (this.#innerAt <= this.#at) return undefined;
     const wanted = at < this.#at ? chunk.subarray(this.#at - at) : chunk;
     this.#at = this.#innerAt;

@@ -338,7 +338,7 @@ describe('loads that end early', { timeout: 120_000 }, () => {
     assert.equal(error.tensor, 'large');
     assert.equal(error.actual, nbytes);
     assert.ok(error.hint);
-    assert.ok(buffers.created >= 3);
+    assert.ok(buffers.created >= 2);
     assert.equal(buffers.count, 0);
     await quiet();
   });

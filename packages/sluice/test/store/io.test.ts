@@ -53,9 +53,12 @@ describe('LocalIo over a file that another tab holds', () => {
       [1000, 2_000_000],
       [5, 6],
     ] as const;
-    const digests = (io: LocalIo) => Promise.all(ranges.map(([a, b]) => io.digest('0', a, b)));
+    const digests = (io: LocalIo) =>
+      Promise.all(ranges.map(([begin, end]) => io.digests('0', [{ begin, end }])));
     assert.deepEqual(await digests(held), await digests(open));
-    assert.equal(await held.digest('0', 0, all + 1), undefined);
+    const together = ranges.map(([begin, end]) => ({ begin, end }));
+    assert.deepEqual(await held.digests('0', together), (await digests(open)).flat());
+    assert.deepEqual(await held.digests('0', [{ begin: 0, end: all + 1 }]), [undefined]);
     const md5 = createHash('md5').update(BYTES).digest('hex');
     assert.equal(await held.checksum('0', all, 'md5'), md5);
     const { block, nbytes } = await held.read('0', 77, new ArrayBuffer(5000), 4000);
