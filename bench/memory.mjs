@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { noStoreUrl } from './model.mjs';
 import {
   browserMemory,
   processMemory,
@@ -94,7 +95,7 @@ async function sampled(memory, work) {
  * was loaded in the same way and freed, and a rest; `peak`; `after`: the model freed, and a rest. `above` is the peak less idle.
  */
 async function browserLoad(server, { name, noStore, warm, ...task }, small, model) {
-  const urlOf = ({ url }) => (noStore ? url.replace('/model/', '/model-no-store/') : url);
+  const urlOf = ({ url }) => (noStore ? noStoreUrl(url) : url);
   const timeoutMilliseconds = 30_000 + model.nbytes / 10_000;
   const profile = warm ? await mkdtemp(join(tmpdir(), 'sluice-bench-')) : undefined;
   if (warm) {

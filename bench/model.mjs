@@ -74,3 +74,8 @@ export async function fetchModel(url) {
   const files = records.map(({ dataPath, ...file }) => ({ path: dataPath, ...file }));
   return { url, files, nbytes: files.reduce((sum, file) => sum + file.nbytes, 0) };
 }
+
+/** Where the benchmark's server sends the same model with Cache-Control: no-store; any other URL as it is. */
+export function noStoreUrl(url) {
+  return url.replace('/model/', '/model-no-store/');
+}

@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { startChromium, startNode } from './hosts.mjs';
-import { fetchModel } from './model.mjs';
+import { fetchModel, noStoreUrl } from './model.mjs';
 import { table, throughput, throughputText } from './rounds.mjs';
 import { median } from './size.mjs';
 
@@ -182,7 +182,9 @@ async function gathers(host, url) {
 }
 
 /** `startSmall()` starts the server of a small model. */
-export async function storeFigures({ server, model, dist, rounds, only, startSmall }) {
+export async function storeFigures({ server, model: given, dist, rounds, only, startSmall }) {
+  // As `sluice serve` sends it: of other responses Chromium holds whole copies, for which everybody waits
+  const model = { ...given, url: noStoreUrl(given.url) };
   const figures = {};
   const timeoutMilliseconds = 60_000 + model.nbytes / 10_000;
   const chromium = chosen(CHROMIUM, only);

@@ -46,7 +46,7 @@ export type FromWorker =
       manifest: ModelManifest;
       reservedBytes: number;
       allStored?: boolean;
-      unbuffered: boolean;
+      unbuffered?: boolean;
       /** Why there is no store. */
       unavailable?: string;
     }

@@ -97,33 +97,35 @@ export class DiskRows {
         tensor: name,
       });
     }
-    const gathered = new Uint8Array(rows.length * rowBytes);
     const missing: number[] = [];
+    let gathered: Uint8Array<ArrayBuffer> | undefined;
     for (let i = 0; i < rows.length; i++) {
       const kept = cache.get(rows[i] ?? 0);
-      if (kept) gathered.set(kept, i * rowBytes);
+      if (kept) (gathered ??= new Uint8Array(rows.length * rowBytes)).set(kept, i * rowBytes);
       else missing.push(i);
     }
-    if (missing.length === 0) return gathered;
-    const wanted = Uint32Array.from(missing, (i) => rows[i] ?? 0);
+    const wanted = new Uint32Array(missing.length);
+    for (const [k, i] of missing.entries()) wanted[k] = rows[i] ?? 0;
+    if (missing.length === 0) return gathered ?? new Uint8Array();
     const read = await this.#session.rows(path, begin, rowBytes, wanted);
-    const all = missing.length === rows.length;
-    missing.forEach((i, k) => {
-      const row = read.subarray(k * rowBytes, (k + 1) * rowBytes);
-      if (!all) gathered.set(row, i * rowBytes);
-      cache.put(rows[i] ?? 0, row);
-    });
-    return all ? read : gathered;
+    cache.put(wanted, read);
+    if (!gathered) return read;
+    for (const [k, i] of missing.entries()) {
+      gathered.set(read.subarray(k * rowBytes, (k + 1) * rowBytes), i * rowBytes);
+    }
+    return gathered;
   }
 }
 
-/** The rows of one tensor that were used last, in one piece of memory. */
+/** The rows of one tensor that were read last, in one piece of memory, which is filled again and again from its start. */
 class RowCache {
   readonly #rowBytes: number;
   readonly #limit: number;
   #memory: Uint8Array | undefined;
-  /** Which place in memory a row has, the one not used for longest first. */
+  /** Which place in memory a row has, and the other way round. */
   readonly #places = new Map<number, number>();
+  readonly #rows: number[] = [];
+  #next = 0;
 
   /** Keeps at most `nbytes` bytes, which are taken at the first row. */
   constructor(rowBytes: number, nbytes: number) {
@@ -135,23 +137,28 @@ class RowCache {
   get(row: number): Uint8Array | undefined {
     const place = this.#places.get(row);
     if (place === undefined) return undefined;
-    // A Map gives its keys in the order of insertion
-    this.#places.delete(row);
-    this.#places.set(row, place);
     return this.#memory?.subarray(place * this.#rowBytes, (place + 1) * this.#rowBytes);
   }
 
-  put(row: number, bytes: Uint8Array): void {
-    if (this.#limit === 0 || this.#places.has(row)) return;
-    this.#memory ??= new Uint8Array(this.#limit * this.#rowBytes);
-    let place = this.#places.size;
-    if (place === this.#limit) {
-      const [oldest] = this.#places;
-      if (!oldest) return;
-      place = oldest[1];
-      this.#places.delete(oldest[0]);
+  /** Keeps rows whose bytes lie one behind the other; of more than there is room for the last. */
+  put(rows: Uint32Array, bytes: Uint8Array): void {
+    const size = this.#rowBytes;
+    this.#memory ??= new Uint8Array(this.#limit * size);
+    for (let i = Math.max(rows.length - this.#limit, 0); i < rows.length;) {
+      const place = this.#next;
+      const count = Math.min(rows.length - i, this.#limit - place);
+      this.#memory.set(bytes.subarray(i * size, (i + count) * size), place * size);
+      for (let n = 0; n < count; n++) this.#keep(rows[i + n] ?? 0, place + n);
+      this.#next = (place + count) % this.#limit;
+      i += count;
     }
-    this.#memory.set(bytes, place * this.#rowBytes);
+  }
+
+  #keep(row: number, place: number): void {
+    const before = this.#rows[place];
+    // It may have come a second time, to another place
+    if (before !== undefined && this.#places.get(before) === place) this.#places.delete(before);
+    this.#rows[place] = row;
     this.#places.set(row, place);
   }
 }

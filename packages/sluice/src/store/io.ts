@@ -214,9 +214,9 @@ export class LocalIo implements StoreIo {
   ): Promise<Uint8Array<ArrayBuffer>> {
     const file = await this.readable(name);
     const bytes = new Uint8Array(rows.length * rowBytes);
-    for (const [index, row] of rows.entries()) {
-      const part = bytes.subarray(index * rowBytes, (index + 1) * rowBytes);
-      const at = begin + row * rowBytes;
+    for (let i = 0; i < rows.length; i++) {
+      const part = bytes.subarray(i * rowBytes, (i + 1) * rowBytes);
+      const at = begin + (rows[i] ?? 0) * rowBytes;
       if (!file) part.set(await this.slice(name, at, at + rowBytes));
       else if (file.read(part, at) !== rowBytes) throw shortFile(name, at + rowBytes, file.size());
     }

@@ -379,6 +379,37 @@ for (const [name, makeTransport] of Object.entries(transports)) {
           );
         }
       });
+      test('reads into what it is given, where it can', async () => {
+        const { path } = file(undefined);
+        const stream = await source().open(path, 1000, SIZE);
+        const parts: Uint8Array[] = [];
+        for (let got = 1000; got < SIZE;) {
+          const into = new Uint8Array(new ArrayBuffer(70_000), 0, 65_000);
+          const chunk = await stream.read(into);
+          assert.ok(chunk && chunk.byteLength > 0);
+          // Taken, or left alone
+          assert.equal(into.buffer.byteLength, name === 'fetch' ? 0 : 70_000);
+          if (name === 'fetch') {
+            assert.ok(chunk.byteLength <= 65_000 && chunk.byteOffset === 0);
+            assert.equal(chunk.buffer.byteLength, 70_000);
+          }
+          parts.push(chunk.slice());
+          got += chunk.byteLength;
+        }
+        assert.equal(await stream.read(new Uint8Array(10)), null);
+        sameBytes(Buffer.concat(parts), bytes(1000, SIZE));
+      });
+      test('knows whether responses are held in memory before they are read', async () => {
+        const from = source();
+        const buffers = name === 'fetch';
+        assert.equal(from.unbuffered, !buffers);
+        const plain = file(undefined);
+        (await from.open(plain.path, 0, 10)).cancel();
+        assert.equal(from.unbuffered, !buffers);
+        const { path } = file({ headers: { 'cache-control': 'private, No-Store' } });
+        (await from.open(path, 0, 10)).cancel();
+        assert.equal(from.unbuffered, true);
+      });
       test('a slow server is no stall', async () => {
         const { path } = file({ bytesPerSecond: 50_000 });
         sameBytes(

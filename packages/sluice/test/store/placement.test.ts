@@ -118,6 +118,13 @@ describe('placement and pins', () => {
       assert.deepEqual(rows, new Uint8Array(Buffer.concat(wanted.map(row))), visit);
       assert.deepEqual(await disk.gatherRows(wanted), rows, 'from the row cache');
       assert.equal((await disk.gatherRows([])).byteLength, 0);
+      // More than the cache holds, several times, together with what it holds
+      const shuffled = Array.from({ length: 3001 }, (_, i) => (i * 1009) % 3001);
+      for (let at = 0; at < 3001; at += 500) {
+        const some = [...shuffled.slice(at, at + 900), ...wanted, ...shuffled.slice(0, at)];
+        const found = Buffer.from(await disk.gatherRows(some));
+        assert.ok(found.equals(Buffer.concat(some.map(row))), `from ${at} on`);
+      }
       for (const { name, bytes } of rest) {
         const tensor = model.get(name);
         assert.ok(tensor?.location === 'cpu');

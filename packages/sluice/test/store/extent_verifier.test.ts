@@ -1,0 +1,131 @@
+// Which extents are looked at, by whom and when.
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { SluiceError } from '../../src/errors.js';
+import { ExtentVerifier } from '../../src/store/extent_verifier.js';
+import type { ByteRange, LocalIo, StoreIo } from '../../src/store/io.js';
+import type { Digest, Run } from '../../src/store/store_module.js';
+
+const EXTENT = 100;
+const digestOf = (file: string, begin: number): Digest => ({ low: begin, high: Number(file) });
+
+interface Asked {
+  io: string;
+  file: string;
+  begins: number[];
+}
+
+/** Files of so many extents each, stored but for `gaps`, one behind the other. */
+function verifierOf(
+  files: readonly number[],
+  {
+    ready = ['a', 'b'],
+    local = false,
+    gaps = [] as readonly string[],
+    answer = (file: string, range: ByteRange): Digest | undefined => digestOf(file, range.begin),
+  } = {},
+): { verifier: ExtentVerifier; asked: Asked[]; run(file: number, extent: number): Run } {
+  const asked: Asked[] = [];
+  const ioOf = (name: string, isReady: boolean) =>
+    ({
+      ready: isReady,
+      digests: async (file: string, ranges: readonly ByteRange[]) => {
+        asked.push({ io: name, file, begins: ranges.map(({ begin }) => begin / EXTENT) });
+        return Promise.resolve(ranges.map((range) => answer(file, range)));
+      },
+    }) as unknown as StoreIo;
+  const run = (file: number, extent: number): Run => ({
+    stored: extent < (files[file] ?? 0) && !gaps.includes(`${file}/${extent}`),
+    begin: extent * EXTENT,
+    end: (extent + 1) * EXTENT,
+    digest: digestOf(String(file), extent * EXTENT),
+  });
+  const verifier = new ExtentVerifier({
+    ios: ['a', 'b'].map((name) => ioOf(name, ready.includes(name))),
+    local: local ? (ioOf('here', true) as unknown as LocalIo) : undefined,
+    find: (path, offset) => run(Number(path), Math.floor(offset / EXTENT)),
+    nameOf: (path) => path,
+    behind: (path) => (Number(path) + 1 < files.length ? String(Number(path) + 1) : undefined),
+  });
+  return { verifier, asked, run };
+}
+
+const all = (asked: readonly Asked[]): string[] =>
+  asked.flatMap(({ file, begins }) => begins.map((begin) => `${file}/${begin}`));
+
+describe('ExtentVerifier', () => {
+  test('looks at each extent once, those that come next ahead and several at a time', async () => {
+    const { verifier, asked, run } = verifierOf([40]);
+    for (let extent = 0; extent < 40; extent++) {
+      assert.equal(await verifier.verify('0', run(0, extent)), true);
+      assert.equal(await verifier.verify('0', run(0, extent)), true);
+      const looked = all(asked).length;
+      assert.ok(looked >= Math.min(extent + 13, 40) && looked <= Math.min(extent + 17, 40));
+    }
+    assert.deepEqual(
+      all(asked),
+      Array.from({ length: 40 }, (_, extent) => `0/${extent}`),
+    );
+    // The first ones, which are wanted soon, one by one; later ones four together, in turns
+    const sizes = asked.map(({ begins }) => begins.length);
+    assert.deepEqual(sizes.slice(0, 4), [1, 1, 1, 1]);
+    assert.ok(Math.max(...sizes) === 4 && sizes.length < 20, `sizes ${sizes.join()}`);
+    assert.deepEqual(new Set(asked.map(({ io }) => io)), new Set(['a', 'b']));
+  });
+
+  test('goes on into the files behind, past gaps and what was looked at before', async () => {
+    const { verifier, asked, run } = verifierOf([3, 2, 30], { gaps: ['0/2'] });
+    verifier.trust('1', 0);
+    assert.equal(await verifier.verify('0', run(0, 0)), true);
+    assert.deepEqual(all(asked).slice(0, 4), ['0/0', '0/1', '1/1', '2/0']);
+    assert.equal(all(asked).length, 17);
+  });
+
+  test('an extent that nobody foresaw begins anew from there', async () => {
+    const { verifier, asked, run } = verifierOf([100]);
+    await verifier.verify('0', run(0, 0));
+    asked.length = 0;
+    await verifier.verify('0', run(0, 60));
+    assert.deepEqual(all(asked).slice(0, 3), ['0/60', '0/61', '0/62']);
+    assert.equal(all(asked).length, 17);
+  });
+
+  test('knows which are right, and forgets', async () => {
+    const damaged = 2 * EXTENT;
+    const { verifier, asked, run } = verifierOf([5, 5], {
+      answer: (file, { begin, end }) =>
+        begin === damaged ? { low: 1, high: 1 } : end > 400 ? undefined : digestOf(file, begin),
+    });
+    const verdicts: boolean[] = [];
+    for (let extent = 0; extent < 5; extent++) {
+      verdicts.push(await verifier.verify('0', run(0, extent)));
+      assert.equal(verifier.isGood('0', extent * EXTENT), verdicts[extent]);
+    }
+    assert.deepEqual(verdicts, [true, true, false, true, false]);
+    assert.equal(verifier.isGood('0', 700), false);
+    assert.equal(verifier.isGood('1', 0), true);
+    verifier.forget('0');
+    assert.equal(verifier.isGood('0', 0), false);
+    assert.equal(verifier.isGood('1', 0), true);
+    asked.length = 0;
+    assert.equal(await verifier.verify('0', run(0, 0)), true);
+    assert.equal(all(asked)[0], '0/0');
+    verifier.forget();
+    assert.equal(verifier.isGood('1', 0), false);
+  });
+
+  test('until a worker runs this thread looks, and not ahead', async () => {
+    const { verifier, asked, run } = verifierOf([9], { ready: [], local: true });
+    assert.equal(await verifier.verify('0', run(0, 0)), true);
+    assert.deepEqual(asked, [{ io: 'here', file: '0', begins: [0] }]);
+  });
+
+  test('what cannot be read is an error, heard by who wants it', async () => {
+    const { verifier, run } = verifierOf([9], {
+      answer: () => {
+        throw new SluiceError('io', 'gone');
+      },
+    });
+    await assert.rejects(() => verifier.verify('0', run(0, 0)), { code: 'io' });
+  });
+});
