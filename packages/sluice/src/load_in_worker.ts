@@ -48,7 +48,8 @@ export async function loadInWorker(
     const compiled = await orAborted(module, options.signal, () => undefined);
     talk.stopsInOrder = store !== undefined;
     talk.send({ type: 'open', module: compiled, place, ...(store ? { store } : {}) });
-    const { manifest, reservedBytes, allStored, unbuffered, unavailable } = await talk.next('opened');
+    const { manifest, reservedBytes, allStored, unbuffered, unavailable } =
+      await talk.next('opened');
     if (unavailable !== undefined) warnUnavailable(unavailable);
     const expandOnDevice = await chooseExpansion(target, manifest, options, ahead);
     talk.send({

@@ -24,7 +24,7 @@ function verifierOf(
     gaps = [] as readonly string[],
     answer = (file: string, range: ByteRange): Digest | undefined => digestOf(file, range.begin),
   } = {},
-): { verifier: ExtentVerifier; asked: Asked[]; run(file: number, extent: number): Run } {
+): { verifier: ExtentVerifier; asked: Asked[]; run: (file: number, extent: number) => Run } {
   const asked: Asked[] = [];
   const ioOf = (name: string, isReady: boolean) =>
     ({

@@ -76,10 +76,10 @@ function writerOf(poolBytes: number, stored: readonly Commit[] = []) {
     commits,
     settled: () => Promise.all(pending),
     ends: () => ends,
-    hold() {
+    hold: () => {
       answers = [];
     },
-    letGo() {
+    letGo: () => {
       for (const answer of answers?.splice(0) ?? []) answer();
       answers = undefined;
     },
