@@ -156,10 +156,16 @@ export class Expander {
     }
   }
 
-  /** Queues the expansion of the pieces, whose bytes must be queued for the scratch buffer. */
-  expand(pieces: readonly Piece[]): void {
+  /**
+   * Submits `encoder`, with the expansion of the pieces behind what it has: their bytes must be in the scratch buffer
+   * then.
+   */
+  expand(pieces: readonly Piece[], encoder: GPUCommandEncoder): void {
     const steps = pieces.flatMap((piece) => this.#steps(piece));
-    for (let i = 0; i < steps.length; i += BATCH) this.#submit(steps.slice(i, i + BATCH));
+    for (let i = 0; i === 0 || i < steps.length; i += BATCH) {
+      const next = i === 0 ? encoder : this.#device.createCommandEncoder();
+      this.#submit(next, steps.slice(i, i + BATCH));
+    }
   }
 
   close(): void {
@@ -199,12 +205,11 @@ export class Expander {
     return steps;
   }
 
-  #submit(steps: readonly Step[]): void {
+  #submit(encoder: GPUCommandEncoder, steps: readonly Step[]): void {
     const device = this.#device;
     const { layout } = shadersOf(device);
     if (this.#params === undefined) throw unprepared('a piece');
     const params = new Uint32Array((steps.length * ALIGNMENT) / 4);
-    const encoder = device.createCommandEncoder();
     const pass = encoder.beginComputePass();
     for (const [i, step] of steps.entries()) {
       const { pipeline, elements, source, target, targetOffset, targetBytes } = step;

@@ -29,9 +29,9 @@ export interface GpuSinkOptions {
 }
 
 const ALL_FILTERS = ['internal', 'validation', 'out-of-memory'] as const;
-/** Filters of what createBuffer() and copies can give rise to (https://www.w3.org/TR/webgpu/#errors-and-debugging). */
+/** Filters of what createBuffer() and queued work can give rise to (https://www.w3.org/TR/webgpu/#errors-and-debugging). */
 const CREATING = ['validation', 'out-of-memory'] as const;
-export const COPYING = ['validation'] as const;
+export const QUEUED = ['validation'] as const;
 
 /** What error scopes caught, and the filter that caught it. */
 export interface ScopedError {

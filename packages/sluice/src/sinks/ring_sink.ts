@@ -1,12 +1,12 @@
 import { SluiceError } from '../errors.js';
 import {
-  COPYING,
   createMappedSlots,
   destroyAll,
   GpuBuffers,
   gpuFailure,
   inErrorScopes,
   lostError,
+  QUEUED,
   queueDone,
   scopedFailure,
   watchDevice,
@@ -140,11 +140,12 @@ export class RingSink implements GpuSlotSink {
         if (packed) {
           const { offset, nbytes } = packed;
           encoder.copyBufferToBuffer(slot.buffer, offset, this.#expander.scratch, offset, nbytes);
+          this.#expander.expand(pieces, encoder);
+        } else {
+          this.#device.queue.submit([encoder.finish()]);
         }
-        this.#device.queue.submit([encoder.finish()]);
-        if (packed) this.#expander.expand(pieces);
       };
-      const scoped = inErrorScopes(this.#device, queue, packed ? undefined : COPYING);
+      const scoped = inErrorScopes(this.#device, queue, QUEUED);
       const mapped = slot.buffer.mapAsync(MAP_MODE_WRITE);
       const [{ error }] = await this.#lifeline.race(Promise.all([scoped, mapped]));
       if (error) throw scopedFailure('uploading a slot', error);

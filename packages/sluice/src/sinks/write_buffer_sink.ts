@@ -189,7 +189,7 @@ export class WriteBufferSink implements GpuSlotSink {
       if (packed) {
         const { offset, nbytes: length } = packed;
         queue.writeBuffer(this.#expander.scratch, offset, slot.bytes, offset, length);
-        this.#expander.expand(pieces);
+        this.#expander.expand(pieces, this.#device.createCommandEncoder());
       }
       // Writes wait for the next submission otherwise, and their staging with them.
       queue.submit([]);
