@@ -109,9 +109,14 @@ function streamReader(
   let buffer: ArrayBuffer | undefined;
   let fast = false;
   let ended = false;
+  const finish = (): null => {
+    if (buffer && spare.length < MAX_SPARE) spare.push(buffer);
+    buffer = undefined;
+    return null;
+  };
   return {
     async read(into) {
-      if (ended) return null;
+      if (ended) return finish();
       const view = into ?? new Uint8Array(buffer ?? spare.pop() ?? new ArrayBuffer(READ_BYTES));
       if (!into) buffer = undefined; // the stream's until it answers
       const begin = performance.now();
@@ -122,9 +127,7 @@ function streamReader(
       ended = done;
       // Of a stream that has ended these may be the last, and one that was cancelled keeps the array
       if (!into && value) ({ buffer } = value);
-      if (value && value.byteLength > 0) return value;
-      if (done && buffer && spare.length < MAX_SPARE) spare.push(buffer);
-      return null;
+      return value && value.byteLength > 0 ? value : finish();
     },
     cancel() {
       reader.cancel().catch(() => undefined);

@@ -93,9 +93,9 @@ export class ExtentVerifier {
     while (this.#ahead.size < VERIFY_AHEAD) {
       const { path } = this.#frontier;
       // The first ones are wanted soon
-      const most = Math.max(Math.min(this.#ahead.size / 2, BATCH), 1);
+      const most = Math.max(Math.min(this.#ahead.size >> 1, BATCH), 1);
       const runs: Run[] = [];
-      while (runs.length + 1 <= most && this.#ahead.size < VERIFY_AHEAD) {
+      while (runs.length < most && this.#ahead.size < VERIFY_AHEAD) {
         const run = target.find(path, this.#frontier.offset);
         if (!run.stored) break;
         this.#frontier.offset = run.end;

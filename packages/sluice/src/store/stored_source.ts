@@ -203,23 +203,21 @@ class StoredStream implements ModelStream {
   async #readOrigin(inner: ByteStream): Promise<Uint8Array | undefined> {
     const writer = this.#writer;
     const room = await writer?.room(this.#innerAt);
-    if (this.#inner !== inner) {
-      if (room) writer?.back(room);
-      return undefined; // cancelled meanwhile
-    }
     let chunk: Uint8Array | null;
+    let taken = false;
     try {
+      if (this.#inner !== inner) return undefined; // cancelled meanwhile
       chunk = await inner.read(room);
+      taken = chunk !== null && room?.buffer.byteLength === 0;
     } catch (error) {
-      if (room) writer?.back(room);
       this.#leaveOrigin();
       if (error instanceof SluiceError && error.code === 'source_changed') {
         this.#session.drop(this.#path);
       }
       throw error;
+    } finally {
+      if (room && !taken) writer?.back(room);
     }
-    const taken = chunk !== null && room?.buffer.byteLength === 0;
-    if (room && !taken) writer?.back(room);
     if (chunk === null) {
       const size = this.#session.fileBytes(this.#path);
       this.#ended = this.#innerAt < Math.min(this.#innerEnd, size ?? Infinity);
