@@ -47,6 +47,31 @@ describe('measureUpload', { timeout: 60_000 }, () => {
     device.destroy();
   });
 
+  test('a ring that is slow only at first is not given up', async () => {
+    const device = await nodeDevice();
+    const create = device.createBuffer.bind(device);
+    const until = performance.now() + 60;
+    device.createBuffer = (descriptor) => {
+      const buffer = create(descriptor);
+      const map = buffer.mapAsync.bind(buffer);
+      buffer.mapAsync = async (...given) => {
+        // As while the GPU's process does something else
+        const slow = until - performance.now();
+        if (slow > 0) await new Promise((resume) => setTimeout(resume, slow));
+        return map(...given);
+      };
+      return buffer;
+    };
+    const write = device.queue.writeBuffer.bind(device.queue);
+    device.queue.writeBuffer = (...given: Parameters<typeof write>) => {
+      const stop = performance.now() + 8; // a slow path, whatever the adapter
+      while (performance.now() < stop);
+      write(...given);
+    };
+    assert.equal((await measureUpload(device)).path, 'ring');
+    device.destroy();
+  });
+
   test('out of memory falls back to writeBuffer and says why', async () => {
     const device = await nodeDevice();
     const create = device.createBuffer.bind(device);
