@@ -6,6 +6,8 @@ import type { ModelSession } from './session.js';
 
 /** Bytes of rows that are kept in memory, of each tensor. */
 const CACHE_BYTES = 4 * 2 ** 20;
+/** So much of what is asked for is missing that all of it is read. */
+const MOSTLY = 0.75;
 
 /** Where gathered rows go instead of into an array of their own. */
 export interface RowTarget {
@@ -98,18 +100,23 @@ export class DiskRows {
       });
     }
     const missing: number[] = [];
-    let gathered: Uint8Array<ArrayBuffer> | undefined;
+    for (let i = 0; i < rows.length; i++) if (!cache.has(rows[i] ?? 0)) missing.push(i);
+    // Where few are kept, putting them between the others takes longer than reading them as well
+    if (missing.length > rows.length * MOSTLY) {
+      const all = Uint32Array.from(rows);
+      const read = await this.#session.rows(path, begin, rowBytes, all);
+      cache.put(all, read);
+      return read;
+    }
+    const gathered = new Uint8Array(rows.length * rowBytes);
     for (let i = 0; i < rows.length; i++) {
       const kept = cache.get(rows[i] ?? 0);
-      if (kept) (gathered ??= new Uint8Array(rows.length * rowBytes)).set(kept, i * rowBytes);
-      else missing.push(i);
+      if (kept) gathered.set(kept, i * rowBytes);
     }
-    const wanted = new Uint32Array(missing.length);
-    for (const [k, i] of missing.entries()) wanted[k] = rows[i] ?? 0;
-    if (missing.length === 0) return gathered ?? new Uint8Array();
+    if (missing.length === 0) return gathered;
+    const wanted = Uint32Array.from(missing, (i) => rows[i] ?? 0);
     const read = await this.#session.rows(path, begin, rowBytes, wanted);
     cache.put(wanted, read);
-    if (!gathered) return read;
     for (const [k, i] of missing.entries()) {
       gathered.set(read.subarray(k * rowBytes, (k + 1) * rowBytes), i * rowBytes);
     }
@@ -131,6 +138,10 @@ class RowCache {
   constructor(rowBytes: number, nbytes: number) {
     this.#rowBytes = rowBytes;
     this.#limit = rowBytes === 0 ? 0 : Math.floor(nbytes / rowBytes);
+  }
+
+  has(row: number): boolean {
+    return this.#places.has(row);
   }
 
   /** The row's bytes, which stay so until the next put(). */
