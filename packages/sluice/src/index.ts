@@ -1,5 +1,5 @@
 /** Sluice in the browser: on a page's main thread, or in a worker of the caller's own. */
-import { loadHere, resolveTarget, type StoreOpener } from './load.js';
+import { DeviceAhead, loadHere, resolveTarget, type StoreOpener } from './load.js';
 import { loadInWorker } from './load_in_worker.js';
 import type { Model } from './model.js';
 import { checkOptions, DEFAULT_BUDGET_BYTES, type LoadOptions } from './options.js';
@@ -74,17 +74,24 @@ async function loadAt(
   // Meanwhile; whoever cannot have it says so where it is needed
   const store = wish && storeModule().catch(() => undefined);
   if (wantsWorker && target !== 'cpu' && !own && typeof Worker !== 'undefined') {
+    const ahead = new DeviceAhead(target, options);
     const started = startWorker(options.worker === true);
-    const worker = await orAborted(started, options.signal, (late) => late?.terminate());
-    if (worker) {
-      const storeWasm = await store;
-      return await loadInWorker(
-        module,
-        worker,
-        place,
-        options,
-        wish && { ...wish, ...(storeWasm ? { module: storeWasm } : {}) },
-      );
+    try {
+      const worker = await orAborted(started, options.signal, (late) => late?.terminate());
+      if (worker) {
+        const storeWasm = await store;
+        return await loadInWorker(
+          module,
+          worker,
+          place,
+          options,
+          ahead,
+          wish && { ...wish, ...(storeWasm ? { module: storeWasm } : {}) },
+        );
+      }
+    } finally {
+      // Of what a worker's load has not taken, or not got to
+      ahead.stop();
     }
   }
   const { source, name } = openPlace(place, options);

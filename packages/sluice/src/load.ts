@@ -2,15 +2,16 @@ import { asSluiceError, SluiceError } from './errors.js';
 import { runLoad } from './engine.js';
 import { Model, type DType, type LoadedTensor, type LoadReport } from './model.js';
 import { openModel } from './open.js';
-import { planOptions, type LoadOptions } from './options.js';
+import { DEFAULT_BUDGET_BYTES, planOptions, SLOT_BYTES, type LoadOptions } from './options.js';
 import { ConsumerSink } from './sinks/consumer_sink.js';
 import { CpuSink } from './sinks/cpu_sink.js';
 import { defaultAdapter, requestDevice } from './sinks/device.js';
 import type { GpuSlotSink } from './sinks/gpu_buffers.js';
 import { expandsOnDevice } from './sinks/expand_where.js';
-import { createUploadSink, measureUpload } from './sinks/measure_upload.js';
+import { createUploadSink } from './sinks/measure_upload.js';
 import type { Sink } from './sinks/sink.js';
 import type { Source } from './sources/source.js';
+import { closeBehind } from './store/closing.js';
 import type { StoreUse } from './store/store_use.js';
 import { orAborted } from './util/abort.js';
 import type { ModelManifest, ModelPlan } from './wasm/loader_module.js';
@@ -32,7 +33,6 @@ export async function loadHere(
   options: LoadOptions,
   openStore?: StoreOpener,
 ): Promise<Model> {
-  const begin = performance.now();
   let use: StoreUse | undefined;
   let destination: Destination | undefined;
   let ahead: DeviceAhead | undefined;
@@ -68,24 +68,25 @@ export async function loadHere(
     await use?.finish(manifest, plan);
     const tensors = destination.tensors();
     origin.close();
-    await use?.close();
+    if (use) closeBehind(use.close());
     destination.sink.close(true);
     const { device, owned, upload } = destination;
     return buildModel(manifest, tensors, device, owned, {
       ...progress,
-      milliseconds: performance.now() - begin,
+      milliseconds: performance.now() - ahead.begin,
       upload,
       expandedOnDevice: countExpanded(plan),
       thread: 'caller',
       store: use?.report,
     });
   } catch (error) {
-    ahead?.stop();
     destination?.sink.close(false);
     if (destination?.owned) destination.device?.destroy();
     origin.close();
     await use?.close();
     throw asSluiceError(error);
+  } finally {
+    ahead?.stop();
   }
 }
 
@@ -130,9 +131,10 @@ async function destinationFor(
     const sink = new CpuSink();
     return { ...onCpu, sink, tensors: () => cpuTensors(manifest, plan, sink) };
   }
-  const { device, owned } = await deviceFor(target, manifest, plan, options, ahead);
+  const owned = target === 'gpu';
+  const device = owned ? await newDevice(manifest, plan, options, ahead) : target;
   try {
-    const sink = await uploadSink(device, options);
+    const sink = await ahead.sink(device);
     const tensors = () => gpuTensors(manifest, plan, sink);
     return { sink, device, owned, upload: sink.path, tensors };
   } catch (error) {
@@ -158,39 +160,67 @@ export function resolveTarget(device: LoadOptions['device']): GPUDevice | 'gpu' 
   return gpu === undefined ? 'cpu' : 'gpu';
 }
 
+/** Staging slots that are made before it is known how many a load has: as many as a default budget gives to any. */
+const SLOTS_AHEAD = 4;
+
 /** What takes time of a device and depends on no model: begun at once, so that it is done when the model is opened. */
 export class DeviceAhead {
+  /** When the load began, by performance.now(). */
+  readonly begin = performance.now();
   readonly #stop = new AbortController();
-  readonly #signal: AbortSignal | undefined;
+  readonly #options: LoadOptions;
   readonly #adapter: Promise<GPUAdapter> | undefined;
+  /** Of the caller's device, until somebody takes it. */
+  #sink: Promise<GpuSlotSink> | undefined;
 
-  constructor(target: GPUDevice | 'gpu' | 'cpu' | 'consume', { upload, signal }: LoadOptions) {
-    this.#signal = signal;
+  constructor(target: GPUDevice | 'gpu' | 'cpu' | 'consume', options: LoadOptions) {
+    this.#options = options;
+    const { signal, budgetBytes = DEFAULT_BUDGET_BYTES } = options;
     if (signal?.aborted || target === 'cpu' || target === 'consume') return;
     if (target === 'gpu') {
       this.#adapter = defaultAdapter();
       this.#adapter.catch(() => undefined); // heard by who asks for it
-    } else if (upload === undefined || upload === 'auto') {
-      const { signal: stopped } = this.#stop;
-      signal?.addEventListener(
-        'abort',
-        () => {
-          this.stop();
-        },
-        { once: true, signal: stopped },
-      );
-      measureUpload(target, stopped).catch(() => undefined); // so is its outcome
+      return;
     }
+    const { signal: stopped } = this.#stop;
+    const onAbort = (): void => {
+      this.stop();
+    };
+    signal?.addEventListener('abort', onAbort, { once: true, signal: stopped });
+    this.#sink = uploadSink(target, { ...options, signal: stopped }).then((sink) => {
+      if (stopped.aborted) sink.close(false);
+      else if (budgetBytes >= DEFAULT_BUDGET_BYTES) sink.makeSlots?.(SLOTS_AHEAD, SLOT_BYTES);
+      return sink;
+    });
+    this.#sink.catch(() => undefined); // heard by who takes it
+  }
+
+  /** A sink on this device, not yet prepared; the taker closes it. Rejects as createUploadSink() does. */
+  async sink(device: GPUDevice): Promise<GpuSlotSink> {
+    const { signal } = this.#options;
+    const ahead = this.#sink;
+    if (!ahead) return uploadSink(device, this.#options);
+    const sink = await orAborted(ahead, signal, () => undefined);
+    this.#sink = undefined;
+    return sink;
   }
 
   /** The adapter of which a device is to be requested. Rejects as defaultAdapter() does, and with `aborted`. */
   adapter(): Promise<GPUAdapter> {
-    return orAborted(this.#adapter ?? defaultAdapter(), this.#signal, () => undefined);
+    const adapter = this.#adapter ?? defaultAdapter();
+    return orAborted(adapter, this.#options.signal, () => undefined);
   }
 
-  /** Nobody wants it any more: memory of a measurement is given back. */
+  /** Nobody wants it any more: the memory of what nobody took is given back. */
   stop(): void {
     this.#stop.abort();
+    this.#sink?.then(
+      (sink) => {
+        sink.close(false);
+      },
+      () => undefined,
+    );
+    this.#sink = undefined;
   }
 }
 
@@ -215,15 +245,13 @@ export function countExpanded(plan: ModelPlan): number {
   return plan.placements.filter((placement) => placement?.onDevice).length;
 }
 
-/** The caller's device, or one requested with limits as the plan needs them. */
-export async function deviceFor(
-  target: GPUDevice | 'gpu',
+/** A device with limits as the plan needs them. */
+export async function newDevice(
   manifest: ModelManifest,
   plan: ModelPlan,
   options: LoadOptions,
   ahead: DeviceAhead,
-): Promise<{ device: GPUDevice; owned: boolean }> {
-  if (target !== 'gpu') return { device: target, owned: false };
+): Promise<GPUDevice> {
   const largest = plan.buffers.find((buffer) => buffer.nbytes === plan.largestBuffer);
   const tensor = largest && manifest.tensors[largest.tensor]?.name;
   const requested = requestDevice(await ahead.adapter(), {
@@ -231,13 +259,12 @@ export async function deviceFor(
     ...(tensor === undefined ? {} : { tensor }),
     ...(options.requiredFeatures ? { requiredFeatures: options.requiredFeatures } : {}),
   });
-  const device = await orAborted(requested, options.signal, (late) => {
+  return orAborted(requested, options.signal, (late) => {
     late.destroy();
   });
-  return { device, owned: true };
 }
 
-export function uploadSink(device: GPUDevice, options: LoadOptions): Promise<GpuSlotSink> {
+function uploadSink(device: GPUDevice, options: LoadOptions): Promise<GpuSlotSink> {
   return createUploadSink(device, {
     path: options.upload ?? 'auto',
     signal: options.signal,

@@ -1,21 +1,21 @@
 import { asSluiceError, SluiceError } from './errors.js';
 import {
+  type DeviceAhead,
   buildModel,
   chooseExpansion,
   countExpanded,
-  DeviceAhead,
-  deviceFor,
+  newDevice,
   gpuTensors,
   resolveTarget,
   tensorCallback,
-  uploadSink,
 } from './load.js';
 import type { Model } from './model.js';
 import { planOptions, type LoadOptions } from './options.js';
 import { MAX_STAGING_SLOTS, serveSink } from './sinks/remote_sink.js';
+import { closeBehind } from './store/closing.js';
 import { aborted, orAborted } from './util/abort.js';
 import { warnUnavailable } from './store/store_use.js';
-import type { LoadProgress } from './wasm/loader_module.js';
+import type { LoadProgress, ModelPlan } from './wasm/loader_module.js';
 import type { FromWorker, ModelPlace, StoreWish, ToWorker } from './worker_protocol.js';
 
 /**
@@ -28,23 +28,21 @@ const REMOTE_SLOTS = { staged: true, slotCopies: 3, copiedSlots: MAX_STAGING_SLO
 
 /**
  * Loads with everything but the device in a worker: it fetches and decodes, and blocks of bytes are
- * transferred to this thread, which owns the device. Rejects as loadHere() does.
+ * transferred to this thread, which owns the device. `ahead` is of the same device, and the caller's to stop. Rejects as loadHere() does.
  */
 export async function loadInWorker(
   module: Promise<WebAssembly.Module>,
   worker: Worker,
   place: ModelPlace,
   options: LoadOptions,
+  ahead: DeviceAhead,
   store?: StoreWish,
 ): Promise<Model> {
-  const begin = performance.now();
   const talk = new Conversation(worker, options.signal);
   const release: (() => void)[] = [];
-  let ahead: DeviceAhead | undefined;
   try {
     const target = resolveTarget(options.device);
     if (target === 'cpu') throw new SluiceError('internal', 'the CPU needs no worker');
-    ahead = new DeviceAhead(target, options);
     const compiled = await orAborted(module, options.signal, () => undefined);
     talk.stopsInOrder = store !== undefined;
     talk.send({ type: 'open', module: compiled, place, ...(store ? { store } : {}) });
@@ -62,14 +60,19 @@ export async function loadInWorker(
         ...(allStored ? { allStored } : {}),
       }),
     });
-    const { plan } = await talk.next('planned');
-    const { device, owned } = await deviceFor(target, manifest, plan, options, ahead);
-    if (owned) {
+    let plan: ModelPlan | undefined;
+    let device: GPUDevice;
+    if (target === 'gpu') {
+      ({ plan } = await talk.next('planned'));
+      const own = await newDevice(manifest, plan, options, ahead);
+      device = own;
       release.push(() => {
-        device.destroy();
+        own.destroy();
       });
+    } else {
+      device = target;
     }
-    const sink = await uploadSink(device, options);
+    const sink = await ahead.sink(device);
     // Also the buffers that the worker's half has closed to keep, where a callback throws after that
     release.push(() => {
       sink.close(false);
@@ -93,21 +96,21 @@ export async function loadInWorker(
       },
       [port2],
     );
+    // Where the device was known, the worker has gone on from its plan by itself
+    plan ??= (await talk.next('planned')).plan;
     const { progress, store: report } = await talk.next('done');
-    talk.stopsInOrder = false;
     // The worker's half has closed its sink before it said so; on this side that may still be on its way
     await served.finished;
     const tensors = gpuTensors(manifest, plan, sink);
-    return buildModel(manifest, tensors, device, owned, {
+    return buildModel(manifest, tensors, device, target === 'gpu', {
       ...progress,
-      milliseconds: performance.now() - begin,
+      milliseconds: performance.now() - ahead.begin,
       upload: sink.path,
       expandedOnDevice: countExpanded(plan),
       thread: 'worker',
       store: report,
     });
   } catch (error) {
-    ahead?.stop();
     for (const free of release.reverse()) free();
     throw asSluiceError(error);
   } finally {
@@ -205,21 +208,30 @@ class Conversation {
 
   end(): void {
     this.#signal?.removeEventListener('abort', this.#onAbort);
-    const end = (): void => {
-      this.#worker.terminate();
-    };
     if (this.stopsInOrder) {
-      // Nobody waits for it; what it has fetched is kept for the next time
-      this.#worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
-        if (data.type === 'stopped') end();
-      });
-      this.#worker.addEventListener('error', end);
-      setTimeout(end, STOP_TIMEOUT_MS);
-      this.send({ type: 'stop' });
+      // No load waits for it; what it has fetched is kept for the next time
+      closeBehind(this.#stopped());
     } else {
-      end();
+      this.#worker.terminate();
     }
     this.#fail(new SluiceError('aborted', 'the load has ended'));
+  }
+
+  /** Ends the worker once its store is in order. */
+  async #stopped(): Promise<void> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    await new Promise<void>((resolve) => {
+      this.#worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
+        if (data.type === 'stopped') resolve();
+      });
+      this.#worker.addEventListener('error', () => {
+        resolve();
+      });
+      timer = setTimeout(resolve, STOP_TIMEOUT_MS);
+      this.send({ type: 'stop' });
+    });
+    clearTimeout(timer);
+    this.#worker.terminate();
   }
 
   /** A callback of the caller's that throws ends the load, as it does without a worker. */

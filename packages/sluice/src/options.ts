@@ -177,6 +177,8 @@ function editDistance(a: string, b: string): number {
 }
 
 export const DEFAULT_BUDGET_BYTES = 64 * 2 ** 20;
+/** Bytes of a staging slot, where the budget allows. 4 to 16 MiB are fastest on the GPUs measured (docs/benchmarks.md). */
+export const SLOT_BYTES = 4 * 2 ** 20;
 /** Transfers at a time from the local store. */
 const STORED_TRANSFERS = 2;
 /**
@@ -233,6 +235,7 @@ export function planOptions(
   const plan: PlanOptions = {
     budgetBytes: (options.budgetBytes ?? DEFAULT_BUDGET_BYTES) - reservedBytes,
     connections,
+    maxSlotBytes: SLOT_BYTES,
     maxSegmentBytes: Math.min(
       MAX_REQUEST_BYTES,
       unbuffered ? Infinity : Math.ceil(BUFFERED_BYTES / Math.max(connections, 1)),

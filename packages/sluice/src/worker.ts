@@ -90,7 +90,6 @@ async function handle(message: ToWorker): Promise<void> {
             : undefined,
         });
         await use?.finish(manifest, plan);
-        await use?.close();
         sink.close(true);
         scope.postMessage({ type: 'done', progress, store: use?.report });
       } catch (error) {
@@ -109,8 +108,14 @@ async function handle(message: ToWorker): Promise<void> {
   }
 }
 
-scope.addEventListener('message', (event) => {
-  handle(event.data).catch((error: unknown) => {
+/** What was asked last: a page need not wait for the plan before it says run. */
+let last = Promise.resolve();
+
+scope.addEventListener('message', ({ data }) => {
+  const handled = data.type === 'stop' ? handle(data) : last.then(() => handle(data));
+  // What comes after a failure is not done
+  last = handled;
+  handled.catch((error: unknown) => {
     scope.postMessage({ type: 'failed', error: asSluiceError(error).toJSON() });
   });
 });

@@ -26,8 +26,8 @@ export interface StoreWish {
 }
 
 /**
- * What the page tells its loading worker, in this order: open, plan, run. It stops a load by ending the worker, after
- * `stop` where there is a store to be left in order.
+ * What the page tells its loading worker, in this order: open, plan, run; it need not have the plan to say run. It ends
+ * the worker with the load, after `stop` where there is a store to be left in order.
  */
 export type ToWorker =
   | { type: 'open'; module: WebAssembly.Module; place: ModelPlace; store?: StoreWish }

@@ -92,7 +92,10 @@ export class Expander {
     this.#buffers = buffers;
   }
 
-  /** Makes what the conversions need. Rejects with `out_of_device_memory`, `device_limit` or `device_lost`. */
+  /**
+   * Makes what the conversions need. Rejects with `device_limit` or `device_lost`; memory that the device turns out not
+   * to have ends the owner's lifeline with `out_of_device_memory`.
+   */
   async prepare(slotBytes: number, conversions: readonly Conversion[]): Promise<void> {
     const what = `a buffer of ${slotBytes} bytes to expand tensors from`;
     const { maxStorageBufferBindingSize: limit } = this.#device.limits;
@@ -103,14 +106,9 @@ export class Expander {
         { expected: limit, actual: slotBytes, hint: 'choose a smaller budget' },
       );
     }
+    const failure = (cause: unknown): Promise<SluiceError> =>
+      gpuFailure(this.#lifeline, 'preparing to expand tensors on the device', cause);
     try {
-      await Promise.all(
-        conversions.map(async (conversion) => {
-          const pipeline = await this.#lifeline.race(pipelineFor(this.#device, conversion));
-          this.#pipelines.set(nameOf(conversion), pipeline);
-        }),
-      );
-      this.#lifeline.check();
       const scoped = inErrorScopes(this.#device, () => {
         this.#scratch = this.#device.createBuffer({
           label: 'sluice packed',
@@ -123,11 +121,23 @@ export class Expander {
           usage: BufferUsage.UNIFORM | BufferUsage.COPY_DST,
         });
       });
-      const { error } = await this.#lifeline.race(scoped);
-      if (error) throw scopedFailure(what, error);
+      // Its answer comes when the device has done what was asked before; uploads need not wait for it
+      scoped
+        .then(({ error }) => {
+          if (error) throw scopedFailure(what, error);
+        })
+        .catch(async (cause: unknown) => {
+          this.#lifeline.end(await failure(cause));
+        });
+      await Promise.all(
+        conversions.map(async (conversion) => {
+          const pipeline = await this.#lifeline.race(pipelineFor(this.#device, conversion));
+          this.#pipelines.set(nameOf(conversion), pipeline);
+        }),
+      );
     } catch (cause) {
       this.close();
-      throw await gpuFailure(this.#lifeline, 'preparing to expand tensors on the device', cause);
+      throw await failure(cause);
     }
   }
 

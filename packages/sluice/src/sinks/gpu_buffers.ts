@@ -21,6 +21,8 @@ export interface GpuSlotSink extends SlotSink {
   readonly path: 'ring' | 'writeBuffer';
   /** Buffer `index`, once allocate() has resolved. The caller's after close(true). */
   buffer(index: number): GPUBuffer;
+  /** Begins to make slots for a prepare() that will ask for such, while it is not known yet for how many. */
+  makeSlots?(slots: number, slotBytes: number): void;
 }
 
 export interface GpuSinkOptions {

@@ -18,7 +18,6 @@ type ErrorMessage = ErrorDetails & { code: ErrorCode; message: string };
 type ToServer =
   | {
       type: 'prepare';
-      id: number;
       slots: number;
       slotBytes: number;
       conversions: readonly Conversion[];
@@ -94,6 +93,7 @@ export class RemoteSink implements SlotSink {
     port.start();
   }
 
+  /** Blocks are filled while the other half prepares itself; where it cannot, everything later rejects with the reason. */
   async prepare(
     slots: number,
     slotBytes: number,
@@ -103,7 +103,7 @@ export class RemoteSink implements SlotSink {
     checkSlots(slots, slotBytes);
     if (this.#slotBytes !== 0) throw new SluiceError('internal', 'prepare() was called twice');
     this.#slotBytes = slotBytes;
-    await this.#request((id) => ({ type: 'prepare', id, slots, slotBytes, conversions }));
+    this.#post({ type: 'prepare', slots, slotBytes, conversions }, []);
     try {
       for (let i = 0; i < slots; i++) {
         this.#blocks.push({ bytes: new Uint8Array(slotBytes), freed: undefined });
@@ -326,12 +326,13 @@ export function serveSink(port: SinkPort, sink: SlotSink): ServedSink {
     const staging = stagingSlotsFor(slots);
     await sink.prepare(staging, slotBytes, conversions);
     for (let i = 0; i < staging; i++) free.push(i);
+    pump();
   };
 
   const receive = (message: ToServer): void => {
     switch (message.type) {
       case 'prepare':
-        answer(message.id, prepare(message));
+        prepare(message).catch(fail);
         break;
       case 'allocate':
         answer(message.id, sink.allocate(message.index, message.plan));

@@ -1,4 +1,4 @@
-import { SluiceError } from '../errors.js';
+import { asSluiceError, SluiceError } from '../errors.js';
 import {
   createMappedSlots,
   destroyAll,
@@ -59,14 +59,33 @@ export class RingSink implements GpuSlotSink {
     checkSlots(slots, slotBytes);
     if (this.#slotBytes !== 0) throw new SluiceError('internal', 'prepare() was called twice');
     this.#slotBytes = slotBytes;
+    const made = this.#staging;
+    const kept = made.filter((buffer, i) => buffer.size === slotBytes && i < slots);
+    this.#staging = kept;
+    destroyAll(made.filter((buffer) => !kept.includes(buffer)));
+    this.#stage(slots - kept.length, slotBytes);
+    // Pipelines are compiled while the device makes the slots
     if (conversions.length > 0) await this.#expander.prepare(slotBytes, conversions);
     this.#lifeline.check();
+    this.#slots = this.#staging.map((buffer) => ({ buffer, view: mappedView(buffer) }));
+  }
+
+  makeSlots(slots: number, slotBytes: number): void {
+    if (this.#lifeline.error !== undefined || this.#slotBytes !== 0) return;
+    try {
+      this.#stage(slots - this.#staging.length, slotBytes);
+    } catch (error) {
+      this.#lifeline.end(asSluiceError(error));
+    }
+  }
+
+  #stage(slots: number, slotBytes: number): void {
+    if (slots <= 0) return;
     const { buffers, made } = createMappedSlots(this.#device, slots, slotBytes);
-    this.#staging = buffers;
+    this.#staging.push(...buffers);
     made.catch(async (cause: unknown) => {
       this.#lifeline.end(await gpuFailure(this.#lifeline, 'making staging slots', cause));
     });
-    this.#slots = buffers.map((buffer) => ({ buffer, view: mappedView(buffer) }));
   }
 
   allocate(index: number, plan: BufferPlan): Promise<void> {

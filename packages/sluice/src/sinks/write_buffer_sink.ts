@@ -77,8 +77,6 @@ export class WriteBufferSink implements GpuSlotSink {
     checkSlots(slots, slotBytes);
     if (this.#slotBytes !== 0) throw new SluiceError('internal', 'prepare() was called twice');
     this.#slotBytes = slotBytes;
-    if (conversions.length > 0) await this.#expander.prepare(slotBytes, conversions);
-    this.#lifeline.check();
     try {
       for (let i = 0; i < slots; i++) {
         this.#slots.push({ bytes: new Uint8Array(slotBytes), held: false });
@@ -91,6 +89,8 @@ export class WriteBufferSink implements GpuSlotSink {
         { actual: slots * slotBytes, hint: 'choose a smaller budget', cause },
       );
     }
+    if (conversions.length > 0) await this.#expander.prepare(slotBytes, conversions);
+    this.#lifeline.check();
   }
 
   allocate(index: number, plan: BufferPlan): Promise<void> {

@@ -239,14 +239,14 @@ export class LocalIo implements StoreIo {
     this.#files.clear();
     for (const { digest } of this.#writers.values()) digest.free();
     this.#writers.clear();
-    for (const file of files) {
-      await file.then(
-        (open) => {
-          open.close();
-        },
-        () => undefined,
-      );
-    }
+    await Promise.all(
+      files.map(async (file) => {
+        const open = await file.catch(() => undefined);
+        // Others have their turn in between: in Chromium each takes 0.3 ms
+        await new Promise((resume) => setTimeout(resume));
+        open?.close();
+      }),
+    );
   }
 }
 

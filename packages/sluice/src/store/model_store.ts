@@ -2,6 +2,7 @@ import { SluiceError } from '../errors.js';
 import { readError } from '../sources/blob.js';
 import type { StoreFolder } from './files.js';
 import type { StorePlatform } from './platform.js';
+import { allClosed } from './closing.js';
 import { lockName } from './model_locks.js';
 import { readJournal } from './journal_slots.js';
 import { ModelSession } from './session.js';
@@ -54,6 +55,7 @@ export class ModelStore {
 
   /** Removes a model. False where it is in use, here or in another tab; true also where there was none. */
   async delete(key: string): Promise<boolean> {
+    await allClosed();
     // One whose key cannot be read is listed by the name of its folder
     const listed = (await this.#all()).find(({ info }) => info.key === key);
     const module = await StoreModule.create(await this.platform.module());
@@ -63,6 +65,7 @@ export class ModelStore {
   /** Removes everything that is not in use; gives the keys of what stayed. */
   async clear(): Promise<string[]> {
     const kept: string[] = [];
+    await allClosed();
     for (const { name, info } of await this.#all()) {
       if (!(await this.#remove(name))) kept.push(info.key);
     }
@@ -77,6 +80,7 @@ export class ModelStore {
     const needed = nbytes + SPARE_BYTES;
     let free = await this.platform.free();
     if (free === undefined || free >= needed) return undefined;
+    await allClosed();
     const candidates = (await this.#all()).sort((a, b) => a.info.used_ms - b.info.used_ms);
     // Where all of them would not do, they are not lost for nothing
     const theirs = candidates.reduce((sum, { info }) => sum + fileBytes(info), 0);

@@ -1,6 +1,7 @@
 import { asSluiceError, SluiceError } from '../errors.js';
 import type { StoredBytes, Validators } from '../sources/source.js';
 import { BlockPool } from './block_pool.js';
+import { allClosed } from './closing.js';
 import { ExtentVerifier } from './extent_verifier.js';
 import { EXTENT_BYTES, ExtentWriter } from './extent_writer.js';
 import type { StoreFolder, SyncFile } from './files.js';
@@ -170,6 +171,8 @@ export class ModelSession {
       const module = await StoreModule.create(compiled);
       const folderName = module.folderName(key);
       locks = new ModelLocks(platform.locks, platform.place.root, folderName, giveUp.signal);
+      // A file that cannot be shared must be closed by the load before this one
+      if (!platform.sharedFiles) await allClosed();
       await locks.use();
       const folder = await openModelFolder(() => platform.openRoot(), platform.place, folderName);
       const local = platform.ownFiles ? new LocalIo(folder, module) : undefined;

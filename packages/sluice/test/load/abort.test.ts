@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { loadModel, measureUpload, type Model } from 'sluice';
+import { DeviceAhead } from '../../src/load.js';
 import { loadInWorker } from '../../src/load_in_worker.js';
 import type { FromWorker, ToWorker } from '../../src/worker_protocol.js';
 import { nodeAdapter, nodeDevice } from '../sinks/node_gpu.js';
@@ -132,9 +133,10 @@ describe('abort while the GPU is awaited', { timeout: 60_000 }, () => {
       });
     };
     const place = { url: `${server.origin}/`, http: {} };
-    await abortAtGate((signal) =>
-      loadInWorker(Promise.resolve({}), worker, place, { device: 'gpu', signal }),
-    );
+    await abortAtGate((signal) => {
+      const ahead = new DeviceAhead('gpu', { signal });
+      return loadInWorker(Promise.resolve({}), worker, place, { device: 'gpu', signal }, ahead);
+    });
     assert.ok(ended);
     gate.open();
     await until(() => made.length === 1, 'the device comes');

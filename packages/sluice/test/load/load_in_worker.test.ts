@@ -2,7 +2,10 @@
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
+import { DeviceAhead } from '../../src/load.js';
 import { loadInWorker } from '../../src/load_in_worker.js';
+import type { Model } from '../../src/model.js';
+import type { LoadOptions } from '../../src/options.js';
 import { RemoteSink, remoteBytes, stagingSlotsFor } from '../../src/sinks/remote_sink.js';
 import type { FromWorker, ToWorker } from '../../src/worker_protocol.js';
 import { LoaderModel } from '../../src/wasm/loader_module.js';
@@ -69,6 +72,17 @@ class FakeWorker extends EventTarget {
 
 describe('loadInWorker()', { timeout: 60_000 }, () => {
   let device: GPUDevice;
+
+  async function start(worker: FakeWorker, options: LoadOptions): Promise<Model> {
+    const ahead = new DeviceAhead(device, options);
+    const given = worker as unknown as Worker;
+    try {
+      return await loadInWorker(Promise.resolve(MODULE), given, PLACE, options, ahead);
+    } finally {
+      ahead.stop();
+    }
+  }
+
   before(async () => {
     device = await nodeDevice();
   });
@@ -79,10 +93,7 @@ describe('loadInWorker()', { timeout: 60_000 }, () => {
   test('an abort is heard though the worker never answers', async () => {
     const worker = new FakeWorker(() => undefined);
     const abort = new AbortController();
-    const load = loadInWorker(Promise.resolve(MODULE), worker as unknown as Worker, PLACE, {
-      device,
-      signal: abort.signal,
-    });
+    const load = start(worker, { device, signal: abort.signal });
     setTimeout(() => {
       abort.abort('no longer wanted');
     }, 5);
@@ -121,13 +132,7 @@ describe('loadInWorker()', { timeout: 60_000 }, () => {
         model.start();
         worker.say({ type: 'failed', error: { code: 'io', message: 'enough' } });
       });
-      await rejects(
-        loadInWorker(Promise.resolve(MODULE), worker as unknown as Worker, PLACE, {
-          device,
-          budgetBytes,
-        }),
-        'io',
-      );
+      await rejects(start(worker, { device, budgetBytes }), 'io');
       assert.equal(model.progress().budgetUsed, held);
       assert.ok(held <= budgetBytes, `${held} of ${budgetBytes}`);
     }
@@ -155,7 +160,7 @@ describe('loadInWorker()', { timeout: 60_000 }, () => {
       await closed;
       worker.say({ type: 'tensor', index: 0 });
     }
-    const load = loadInWorker(Promise.resolve(MODULE), worker as unknown as Worker, PLACE, {
+    const load = start(worker, {
       device,
       upload: 'ring',
       onTensor: () => {

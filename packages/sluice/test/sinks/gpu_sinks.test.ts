@@ -7,6 +7,7 @@ import type { GpuSinkOptions, GpuSlotSink } from '../../src/sinks/gpu_buffers.js
 import { RingSink } from '../../src/sinks/ring_sink.js';
 import type { Piece } from '../../src/sinks/sink.js';
 import { WriteBufferSink } from '../../src/sinks/write_buffer_sink.js';
+import { trackBuffers } from '../load/support.js';
 import { nodeDevice, readBack } from './node_gpu.js';
 import { driveSink, firstDifference } from './upload_check.js';
 
@@ -316,6 +317,37 @@ describe('slots', TIMEOUT, () => {
     assert.deepEqual(destroyed, ['sluice staging 0', 'sluice staging 1']);
     await preparing;
     assert.throws(() => sink.slot(0), failsWith('aborted'));
+    device.destroy();
+  });
+
+  test('slots made ahead are taken where prepare() asks for such, and else released', async () => {
+    const device = await nodeDevice();
+    const buffers = trackBuffers(device);
+    for (const [ahead, aheadBytes, slots, slotBytes, made] of [
+      [2, 4096, 2, 4096, 2],
+      [2, 4096, 3, 4096, 3],
+      [3, 4096, 1, 4096, 3],
+      [2, 4096, 2, 8192, 4],
+    ] as const) {
+      const sink = new RingSink(device);
+      const before = buffers.created;
+      sink.makeSlots(ahead, aheadBytes);
+      assert.equal(buffers.count, ahead);
+      const expected = await driveSink(sink, slots, slotBytes, 8, ahead + slots);
+      const staging = buffers.created - before - expected.length;
+      assert.equal(staging, made);
+      assert.equal(buffers.count, slots + expected.length);
+      for (const [index, bytes] of expected.entries()) {
+        const actual = await readBack(device, sink.buffer(index));
+        assert.equal(firstDifference(bytes, actual), undefined, `buffer ${index}`);
+      }
+      sink.makeSlots(ahead, aheadBytes); // comes too late
+      sink.close(false);
+      assert.equal(buffers.count, 0);
+    }
+    const unused = new RingSink(device);
+    unused.makeSlots(2, device.limits.maxBufferSize + 4);
+    await assert.rejects(unused.prepare(1, 64), failsWith('device_limit'));
     device.destroy();
   });
 

@@ -159,9 +159,9 @@ describe('RemoteSink', TIMEOUT, () => {
     const sink = new ManualSink();
     const { remote, served } = join(sink);
     await remote.prepare(6, 64);
-    assert.equal(sink.slots.length, stagingSlotsFor(6));
     assert.equal(remoteBytes(6, 64), (6 + 4) * 64);
     await remote.allocate(0, { nbytes: 64, tensor: 't' });
+    assert.equal(sink.slots.length, stagingSlotsFor(6));
     const freed: number[] = [];
     const uploads = [0, 1, 2, 3, 4, 5].map((slot) => {
       remote.slot(slot).fill(slot);
@@ -300,12 +300,26 @@ describe('RemoteSink', TIMEOUT, () => {
     }
   });
 
+  test('a serving half that cannot be prepared ends both, with its reason', async () => {
+    const sink = new ManualSink();
+    sink.prepare = () =>
+      Promise.reject(new SluiceError('out_of_device_memory', '1 staging slots of 64 bytes'));
+    const { remote, served } = join(sink);
+    await remote.prepare(1, 64);
+    const allocate = remote.allocate(0, { nbytes: 64, tensor: 't' });
+    const upload = allocate.then(() => remote.upload(0, [PIECE]));
+    await assert.rejects(upload, failsWith('out_of_device_memory', '64 bytes'));
+    await assert.rejects(served.finished, failsWith('out_of_device_memory'));
+    assert.equal(sink.closed, false);
+  });
+
   test('a serving half that goes away rejects what waits', async () => {
     const { port1, port2 } = openChannel();
     const remote = new RemoteSink(port2);
-    const prepare = remote.prepare(1, 64);
+    await remote.prepare(1, 64);
+    const allocate = remote.allocate(0, { nbytes: 64, tensor: 't' });
     port1.close();
-    await assert.rejects(prepare, failsWith('aborted', 'GPU thread'));
+    await assert.rejects(allocate, failsWith('aborted', 'GPU thread'));
   });
 });
 
