@@ -1,10 +1,13 @@
 // Contestants against each other in interleaved rounds.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { processTreeSeconds } from './hosts.mjs';
 import { median } from './size.mjs';
 
 const MAY_FAIL = new Set(['common', 'fetchTensorCache', 'cachedFetchTensorCache']);
 /** Records that are compared after the first round; an eighth of that after each other. */
 const CHECKED_RECORDS = 64;
+/** What one leaves behind, files that it closes and GPU memory that is freed, is not in the next one's time. */
+const SETTLE_MS = 200;
 
 /**
  * Interleaved rounds, each beginning with another contestant; the medians, as rates and ratios. A contestant with
@@ -25,8 +28,9 @@ export async function throughput(hosts, list, model, rounds) {
       const warmUp = round === 0;
       const check = warmUp ? CHECKED_RECORDS : CHECKED_RECORDS / 8;
       const host = hosts[index % hosts.length];
-      const before = await processTreeSeconds(host.pid);
       if (failures[index]) continue;
+      await sleep(SETTLE_MS);
+      const before = await processTreeSeconds(host.pid);
       let result;
       try {
         result = await host.run({ ...task, url: model.url, check });
