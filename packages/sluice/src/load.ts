@@ -9,6 +9,7 @@ import { defaultAdapter, requestDevice } from './sinks/device.js';
 import type { GpuSlotSink } from './sinks/gpu_buffers.js';
 import { expandsOnDevice } from './sinks/expand_where.js';
 import { createUploadSink } from './sinks/measure_upload.js';
+import { MAX_STAGING_SLOTS } from './sinks/remote_sink.js';
 import type { Sink } from './sinks/sink.js';
 import type { Source } from './sources/source.js';
 import { closeBehind } from './store/closing.js';
@@ -160,9 +161,6 @@ export function resolveTarget(device: LoadOptions['device']): GPUDevice | 'gpu' 
   return gpu === undefined ? 'cpu' : 'gpu';
 }
 
-/** Staging slots that are made before it is known how many a load has: as many as a default budget gives to any. */
-const SLOTS_AHEAD = 4;
-
 /** What takes time of a device and depends on no model: begun at once, so that it is done when the model is opened. */
 export class DeviceAhead {
   /** When the load began, by performance.now(). */
@@ -188,8 +186,8 @@ export class DeviceAhead {
     };
     signal?.addEventListener('abort', onAbort, { once: true, signal: stopped });
     this.#sink = uploadSink(target, { ...options, signal: stopped }).then((sink) => {
-      if (stopped.aborted) sink.close(false);
-      else if (budgetBytes >= DEFAULT_BUDGET_BYTES) sink.makeSlots?.(SLOTS_AHEAD, SLOT_BYTES);
+      // So many has any load of that budget, wherever it fills them
+      if (budgetBytes >= DEFAULT_BUDGET_BYTES) sink.makeSlots?.(MAX_STAGING_SLOTS, SLOT_BYTES);
       return sink;
     });
     this.#sink.catch(() => undefined); // heard by who takes it

@@ -1,11 +1,11 @@
 import { asSluiceError, SluiceError } from './errors.js';
 import {
-  type DeviceAhead,
   buildModel,
   chooseExpansion,
   countExpanded,
-  newDevice,
+  type DeviceAhead,
   gpuTensors,
+  newDevice,
   resolveTarget,
   tensorCallback,
 } from './load.js';
