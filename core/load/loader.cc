@@ -45,10 +45,10 @@ Status Loader::start() {
                 budget_.take(plan_.shares.total(options_.slot_copies, options_.copied_slots),
                              "staging and transfers"));
   state_ = State::streaming;
-  allocate_more();
   // Bytes may gather in slots while the device makes the buffers; without slots they have nowhere
   // to go before
   if (options_.staged) dispatch();
+  allocate_more();
   if (all_allocated()) on_all_allocated();
   return {};
 }
@@ -71,14 +71,38 @@ Progress Loader::progress() const {
 // ------------------------------------------------------------------------------------
 
 void Loader::allocate_more() {
-  for (; buffers_asked_ < plan_.buffers.size(); ++buffers_asked_) {
-    const uint64_t nbytes = plan_.buffers[buffers_asked_].nbytes;
+  const bool all_staged = progress_.source_bytes_done == plan_.source_bytes;
+  const uint64_t ahead = output_bytes_staged_ * options_.allocate_ahead;
+  for (; first_unasked_ < plan_.buffers.size(); ++first_unasked_) {
+    if (buffer_state_[first_unasked_] != 0) continue;
+    const uint64_t nbytes = plan_.buffers[first_unasked_].nbytes;
     if (buffers_pending_ > 0 && allocating_bytes_ + nbytes > options_.allocating_bytes) return;
-    emit({.op = Op::allocate, .target = buffers_asked_, .nbytes = nbytes});
-    buffer_state_[buffers_asked_] = 1;
-    allocating_bytes_ += nbytes;
-    ++buffers_pending_;
+    if (options_.staged && !all_staged && asked_bytes_ + nbytes > ahead) return;
+    ask_for(first_unasked_);
   }
+}
+
+// Asks for the buffers of the bytes that come next, since it takes as long as some slots.
+void Loader::ask_ahead(Stream& stream) {
+  if (!options_.staged) return;
+  const Segment& segment = plan_.segments[stream.segment];
+  const uint64_t end = std::min(stream.position + 2 * plan_.shares.slot_bytes, segment.end);
+  for (; stream.foreseen < plan_.order.size(); ++stream.foreseen) {
+    const uint32_t t = plan_.order[stream.foreseen];
+    const TensorEntry& tensor = manifest_.tensors[t];
+    if (tensor.file != segment.file || tensor.offset >= end) return;
+    ask_for(plan_.placements[t].buffer);
+  }
+}
+
+void Loader::ask_for(uint32_t buffer) {
+  if (buffer_state_[buffer] != 0) return;
+  const uint64_t nbytes = plan_.buffers[buffer].nbytes;
+  emit({.op = Op::allocate, .target = buffer, .nbytes = nbytes});
+  buffer_state_[buffer] = 1;
+  asked_bytes_ += nbytes;
+  allocating_bytes_ += nbytes;
+  ++buffers_pending_;
 }
 
 void Loader::allocated(uint32_t buffer) {
@@ -87,6 +111,7 @@ void Loader::allocated(uint32_t buffer) {
   buffer_state_[buffer] = 2;
   allocating_bytes_ -= plan_.buffers[buffer].nbytes;
   --buffers_pending_;
+  ++buffers_there_;
   if (state_ == State::failing) return settle();
   allocate_more();
   for (uint32_t slot = 0; slot < slots_.size(); ++slot)
@@ -164,7 +189,9 @@ void Loader::take_segment(uint32_t s, uint32_t segment) {
   stream.segment = segment;
   stream.position = plan_.segments[segment].begin;
   stream.cursor = plan_.segments[segment].first_tensor;
+  stream.foreseen = stream.cursor;
   stream.attempts = 0;
+  ask_ahead(stream);
 }
 
 void Loader::open_transfer(Stream& stream) {
@@ -488,6 +515,8 @@ bool Loader::consume_tensor(Stream& stream, uint32_t t, uint64_t available) {
     ++stream.cursor;
     pad_output(stream);
   }
+  ask_ahead(stream);
+  allocate_more();
   if (options_.staged && slots_[stream.slot].used == plan_.shares.slot_bytes) submit_slot(stream);
   return true;
 }
@@ -527,9 +556,11 @@ void Loader::append_piece(Stream& stream, uint32_t t, uint64_t output_offset, ui
                            .buffer_offset = buffer_offset,
                            .codec = placement.on_device ? placement.codec : nullptr});
   UploadPiece& piece = slot.pieces.back();
+  const uint64_t before = piece.tensor_nbytes;
   piece.nbytes += nbytes;
   piece.tensor_nbytes =
       piece.codec ? piece.nbytes / piece.codec->in_bytes * piece.codec->out_bytes : piece.nbytes;
+  output_bytes_staged_ += piece.tensor_nbytes - before;
   slot.used += nbytes;
 }
 

@@ -176,7 +176,8 @@ class Loader {
     uint64_t transfer_position = 0;  // offset in the file of the next byte that the transfer gives
     uint64_t chunk_nbytes = 0;
     uint64_t chunk_done = 0;
-    uint32_t cursor = 0;  // index into Plan::order of the tensor at or behind `position`
+    uint32_t cursor = 0;    // index into Plan::order of the tensor at or behind `position`
+    uint32_t foreseen = 0;  // the same, of the first one whose buffer it has not asked for
     uint32_t attempts = 0;
     uint64_t last_failure_position = 0;
     uint32_t slot = kNone;  // the slot that this stream fills
@@ -202,9 +203,9 @@ class Loader {
   uint32_t new_id(const Stream& stream);
   void emit(Command command) { commands_.push_back(command); }
   void allocate_more();
-  bool all_allocated() const {
-    return buffers_asked_ == plan_.buffers.size() && buffers_pending_ == 0;
-  }
+  void ask_ahead(Stream& stream);
+  void ask_for(uint32_t buffer);
+  bool all_allocated() const { return buffers_there_ == plan_.buffers.size(); }
   void on_all_allocated();
   void dispatch();
   uint32_t next_segment(uint32_t stream);
@@ -247,9 +248,12 @@ class Loader {
   uint32_t first_open_segment_ = 0;
   uint32_t segments_done_ = 0;
   std::vector<uint8_t> buffer_state_;  // 0 not asked, 1 under way, 2 there
-  uint32_t buffers_asked_ = 0;         // the first so many
+  uint32_t first_unasked_ = 0;         // no buffer before it is still to be asked for
+  uint64_t asked_bytes_ = 0;           // of all buffers asked for
+  uint64_t output_bytes_staged_ = 0;   // in slots, or beyond
   uint64_t allocating_bytes_ = 0;      // of buffers under way
   uint32_t buffers_pending_ = 0;
+  uint32_t buffers_there_ = 0;
   uint32_t uploads_pending_ = 0;
   bool flush_pending_ = false;
   uint32_t transfers_opened_ = 0;

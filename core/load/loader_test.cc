@@ -252,7 +252,7 @@ Manifest tensors_of(std::initializer_list<uint64_t> sizes) {
 
 TEST(Loader, AsksForAFewBytesOfBuffersAtATime) {
   const Manifest manifest = tensors_of({60, 40, 40, 500, 20, 20});
-  const PlanOptions options{.allocating_bytes = 100, .share_below_bytes = 0};
+  const PlanOptions options{.allocating_bytes = 100, .staged = false, .share_below_bytes = 0};
   auto plan = make_plan(manifest, options);
   ASSERT_TRUE(plan);
   Loader loader(manifest, *plan, options);
@@ -274,6 +274,57 @@ TEST(Loader, AsksForAFewBytesOfBuffersAtATime) {
   EXPECT_EQ(asked(), (Sizes{500}));
   loader.allocated(3);
   EXPECT_EQ(asked(), (Sizes{20, 20}));
+}
+
+TEST(Loader, AsksForBuffersAsTheirBytesCome) {
+  constexpr uint64_t kTensor = 256 << 10;
+  Manifest manifest = tensors_of({kTensor, kTensor, kTensor, kTensor, kTensor, kTensor, 0, 4});
+  PlanOptions options{.connections = 1,
+                      .allocate_ahead = 2,
+                      .max_slot_bytes = 64 << 10,
+                      .share_below_bytes = 0,
+                      .max_segment_bytes = 64 << 20};
+  auto plan = make_plan(manifest, options);
+  ASSERT_TRUE(plan);
+  Loader loader(manifest, *plan, options);
+  ASSERT_TRUE(loader.start());
+  std::vector<uint32_t> asked;
+  std::vector<uint32_t> uploads;
+  uint32_t stream = 0;
+  const auto poll = [&] {
+    Command command;
+    while (loader.poll(command)) {
+      if (command.op == Op::allocate) asked.push_back(command.target);
+      if (command.op == Op::upload) uploads.push_back(command.target);
+      if (command.op == Op::open) stream = command.stream;
+    }
+  };
+  using Buffers = std::vector<uint32_t>;
+  poll();
+  // The first bytes' own, two slots ahead
+  EXPECT_EQ(asked, (Buffers{0}));
+  loader.opened(stream, 0, true, manifest.files[0].nbytes);
+  loader.chunk(stream, 64 << 10);
+  poll();
+  EXPECT_EQ(asked, (Buffers{0})) << "two are twice the bytes that have come, and one is there";
+  loader.allocated(0);
+  poll();
+  ASSERT_EQ(uploads.size(), 1u);
+  loader.uploaded(uploads[0]);
+  loader.chunk(stream, 192 << 10);
+  poll();
+  EXPECT_EQ(asked, (Buffers{0, 1})) << "of 512 KiB, twice what has come";
+  loader.allocated(1);
+  for (size_t done = 1; done < uploads.size(); ++done) loader.uploaded(uploads[done]);
+  uploads.clear();
+  loader.chunk(stream, 64 << 10);
+  poll();
+  EXPECT_EQ(asked, (Buffers{0, 1}));
+  loader.chunk(stream, 64 << 10);
+  poll();
+  EXPECT_EQ(asked, (Buffers{0, 1, 2}));
+  loader.abort();
+  poll();
 }
 
 TEST(Loader, AFileShorterThanPromisedIsTruncated) {

@@ -19,10 +19,14 @@ struct PlanOptions {
   uint64_t budget_bytes = 64ull << 20;
   // Transfers at a time, at most; fewer where the budget is small.
   uint32_t connections = 4;
-  // Bytes of buffers that are asked for at a time, or a single larger one. A device carries out
-  // what it is told in order, and making all of a model's buffers took an H100's driver 55 ms a
-  // gigabyte, which uploads behind them would wait for.
+  // Bytes of buffers that are asked for at a time, or a single larger one, before they are needed.
   uint64_t allocating_bytes = 64ull << 20;
+  // With `staged`, buffers are asked for shortly before their first bytes come, and for each byte
+  // that has come so many bytes of buffers that come later. A device carries out what it is told in
+  // order, and making all of a model's buffers took an H100's driver 55 ms a gigabyte, which
+  // uploads behind them would wait for; yet one that is too small should say so before most is
+  // fetched.
+  uint32_t allocate_ahead = 3;
   // Through staging slots to a device; otherwise straight into memory.
   bool staged = true;
   // How many times the host holds a slot's bytes (2 where a block is copied into a second buffer).

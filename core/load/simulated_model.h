@@ -88,6 +88,7 @@ inline PlanOptions make_options(uint64_t seed) {
   if (dice(3) == 0) options.copied_slots = static_cast<uint32_t>(1 + dice(6));
   options.expand_on_device = dice(2) == 0;
   options.allocating_bytes = dice(2) ? 1 + dice(20'000) : 64 << 20;
+  options.allocate_ahead = static_cast<uint32_t>(dice(5));
   return options;
 }
 

@@ -121,10 +121,12 @@ Result<PlanOptions> parse_options(std::string_view text, size_t tensor_count) {
                         : name == "maxSegmentBytes" ? &out.max_segment_bytes
                         : name == "shareBelowBytes" ? &out.share_below_bytes
                                                     : nullptr;
-      uint32_t* count = name == "connections"   ? &out.connections
-                        : name == "slotCopies"  ? &out.slot_copies
-                        : name == "copiedSlots" ? &out.copied_slots
-                                                : nullptr;
+      uint32_t* count = name == "connections"     ? &out.connections
+                        : name == "slotCopies"    ? &out.slot_copies
+                        : name == "copiedSlots"   ? &out.copied_slots
+                        : name == "allocateAhead" ? &out.allocate_ahead
+                                                  : nullptr;
+      const uint64_t least = count == &out.allocate_ahead ? 0 : 1;
       if (bytes == nullptr && count == nullptr)
         return std::unexpected(Error{.code = ErrorCode::invalid_argument,
                                      .message = concat("there is no option ", name)});
@@ -132,8 +134,8 @@ Result<PlanOptions> parse_options(std::string_view text, size_t tensor_count) {
         return std::unexpected(bad_option(name, value, "a number of bytes"));
       if (bytes != nullptr) {
         *bytes = *value.as_uint();
-      } else if (*value.as_uint() < 1 || *value.as_uint() > 64) {
-        return std::unexpected(bad_option(name, value, "a number from 1 to 64"));
+      } else if (*value.as_uint() < least || *value.as_uint() > 64) {
+        return std::unexpected(bad_option(name, value, concat("a number from ", least, " to 64")));
       } else {
         *count = static_cast<uint32_t>(*value.as_uint());
       }

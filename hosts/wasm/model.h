@@ -44,8 +44,8 @@ class Model {
 };
 
 // The options of plan() from JSON: {budgetBytes, connections, staged, slotCopies, copiedSlots,
-// maxSlotBytes, maxSegmentBytes, shareBelowBytes, splitTensors, expandOnDevice, dtype, selected:
-// [indices]}, all optional. Errors: invalid_argument.
+// allocateAhead, maxSlotBytes, maxSegmentBytes, shareBelowBytes, splitTensors, expandOnDevice,
+// dtype, selected: [indices]}, all optional. Errors: invalid_argument.
 Result<PlanOptions> parse_options(std::string_view json, size_t tensor_count);
 
 }  // namespace sluice::wasm

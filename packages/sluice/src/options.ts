@@ -236,6 +236,8 @@ export function planOptions(
     budgetBytes: (options.budgetBytes ?? DEFAULT_BUDGET_BYTES) - reservedBytes,
     connections,
     maxSlotBytes: SLOT_BYTES,
+    // Nothing has to be fetched to learn that the device is too small
+    ...(allStored ? { allocateAhead: 0 } : {}),
     maxSegmentBytes: Math.min(
       MAX_REQUEST_BYTES,
       unbuffered ? Infinity : Math.ceil(BUFFERED_BYTES / Math.max(connections, 1)),

@@ -119,6 +119,7 @@ export interface PlanOptions {
   staged?: boolean;
   slotCopies?: number;
   copiedSlots?: number;
+  allocateAhead?: number;
   maxSlotBytes?: number;
   maxSegmentBytes?: number;
   shareBelowBytes?: number;
