@@ -1,5 +1,6 @@
 import { SluiceError } from '../errors.js';
 import type { DType, TensorBase } from '../model.js';
+import { MappedWriter } from '../sinks/mapped_writer.js';
 import type { ManifestTensor, ModelManifest } from '../wasm/loader_module.js';
 import type { FileRange } from './fetch_ranges.js';
 import type { ModelSession } from './session.js';
@@ -52,6 +53,7 @@ function rowBytesOf({ name, shape, storedBytes }: ManifestTensor): number {
 export class DiskRows {
   readonly #session: ModelSession;
   readonly #cacheBytes: number;
+  readonly #writer = new MappedWriter();
   #closed = false;
 
   constructor(session: ModelSession, cacheBytes: number = CACHE_BYTES) {
@@ -74,9 +76,9 @@ export class DiskRows {
       gatherRows: async (rows, target) => {
         checkRows(name, rows, shape[0] ?? 0);
         checkTarget(name, rows.length * rowBytes, target);
-        const bytes = await this.#gather(name, range, rowBytes, rows, cache);
-        if (!target) return bytes;
-        target.device.queue.writeBuffer(target.buffer, target.offset ?? 0, bytes);
+        const gather = () => this.#gather(name, range, rowBytes, rows, cache);
+        if (!target) return gather();
+        await this.#write(target, rows.length * rowBytes, gather);
         return new Uint8Array();
       },
     };
@@ -84,7 +86,33 @@ export class DiskRows {
 
   async close(): Promise<void> {
     this.#closed = true;
+    this.#writer.close();
     await this.#session.close();
+  }
+
+  /** Writes what is gathered to a GPU buffer; memory for it is made ready meanwhile. */
+  async #write(
+    { device, buffer, offset = 0 }: RowTarget,
+    nbytes: number,
+    gather: () => Promise<Uint8Array<ArrayBuffer>>,
+  ): Promise<void> {
+    const begun = this.#writer.begin(device, nbytes);
+    let bytes: Uint8Array<ArrayBuffer>;
+    try {
+      bytes = await gather();
+    } catch (error) {
+      const unused = await begun;
+      if (unused) this.#writer.drop(device, unused);
+      throw error;
+    }
+    const write = await begun;
+    // A device that was destroyed has taken its memory back
+    if (write && write.bytes.byteLength >= nbytes) {
+      write.bytes.set(bytes);
+      this.#writer.send(device, write, nbytes, buffer, offset);
+    } else {
+      device.queue.writeBuffer(buffer, offset, bytes);
+    }
   }
 
   async #gather(

@@ -152,6 +152,21 @@ describe('placement and pins', () => {
     await buffer.mapAsync(GPUMapMode.READ);
     const bytes = new Uint8Array(buffer.getMappedRange(8));
     assert.deepEqual(Buffer.from(bytes), Buffer.concat([row(5), row(2)]));
+    buffer.unmap();
+    // Several at once, each to a place of its own
+    const many = device.createBuffer({ size: 64 * ROW, usage });
+    for (let round = 0; round < 3; round++) {
+      const places = Array.from({ length: 64 }, (_, i) => (i * 37 + round) % 3001);
+      await Promise.all(
+        places.map((at, i) => disk.gatherRows([at], { device, buffer: many, offset: i * ROW })),
+      );
+      await many.mapAsync(GPUMapMode.READ);
+      const found = Buffer.from(new Uint8Array(many.getMappedRange()));
+      assert.ok(found.equals(Buffer.concat(places.map(row))), `round ${round}`);
+      many.unmap();
+    }
+    many.destroy();
+    await disk.gatherRows([], { device, buffer });
     await fails(disk.gatherRows([1], { device, buffer, offset: 2 }), 'invalid_argument', 'at 2');
     await fails(
       disk.gatherRows([1, 2, 3], { device, buffer }),
