@@ -69,14 +69,21 @@ export function serveIo(port: Port, openRoot: (place: StorePlace) => Promise<Sto
   );
 }
 
-/** The folder of one model below the store's root, made where it is not there. */
-export async function openModelFolder(
+/** The folder of all models below the store's root, made where it is not there. */
+export async function openModelsFolder(
+  openRoot: (place: StorePlace) => Promise<StoreFolder>,
+  place: StorePlace,
+): Promise<StoreFolder> {
+  return (await openRoot(place)).folder('models', true);
+}
+
+/** The folder of one model in it, made where it is not there. */
+async function openModelFolder(
   openRoot: (place: StorePlace) => Promise<StoreFolder>,
   place: StorePlace,
   folder: string,
 ): Promise<StoreFolder> {
-  const models = await (await openRoot(place)).folder('models', true);
-  return models.folder(folder, true);
+  return (await openModelsFolder(openRoot, place)).folder(folder, true);
 }
 
 /** Of all requests of this thread, since a worker serves one session after the other. */

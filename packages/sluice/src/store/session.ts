@@ -15,7 +15,7 @@ import {
 } from './journal_slots.js';
 import { ModelLocks } from './model_locks.js';
 import type { StorePlatform } from './platform.js';
-import { openModelFolder, RemoteIo, type Port } from './remote_io.js';
+import { openModelsFolder, RemoteIo, type Port } from './remote_io.js';
 import {
   StoreModule,
   type Run,
@@ -173,29 +173,38 @@ export class ModelSession {
       locks = new ModelLocks(platform.locks, platform.place.root, folderName, giveUp.signal);
       // A file that cannot be shared must be closed by the load before this one
       if (!platform.sharedFiles) await allClosed();
+      const models = () => openModelsFolder(() => platform.openRoot(), platform.place);
+      // Looked up while the lock is waited for; until that is had somebody may remove it
+      const found = models()
+        .then((all) => all.folder(folderName, false))
+        .catch(() => undefined);
       await locks.use();
-      const folder = await openModelFolder(() => platform.openRoot(), platform.place, folderName);
-      const local = platform.ownFiles ? new LocalIo(folder, module) : undefined;
-      if (workers.length > 0) {
-        const release = (port: Port): void => {
-          platform.workers.give(port);
-        };
-        for (const port of workers.splice(0)) {
-          ios.push(new RemoteIo(port, release, compiled, platform.place, folderName));
-        }
-      } else if (local) {
-        ios.push(local);
-      } else {
-        throw new SluiceError('io', 'this browser cannot open files of the store in this thread');
+      const release = (port: Port): void => {
+        platform.workers.give(port);
+      };
+      for (const port of workers.splice(0)) {
+        ios.push(new RemoteIo(port, release, compiled, platform.place, folderName));
       }
-      const journal = await readJournal(module, folder, key);
+      let folder = await found;
+      let journal = folder && (await readJournal(module, folder, key));
+      if (!folder || !journal) {
+        folder = await (await models()).folder(folderName, true);
+        journal = await readJournal(module, folder, key);
+      }
       const model = journal?.model ?? module.fresh(key);
+      const local = platform.ownFiles ? new LocalIo(folder, module) : undefined;
+      if (ios.length === 0) {
+        if (!local) {
+          throw new SluiceError('io', 'this browser cannot open files of the store in this thread');
+        }
+        ios.push(local);
+      }
       // Opening a file takes longer than reading an extent of it
       if (platform.sharedFiles)
         for (const { index } of model.snapshot().files.slice(0, OPENED_AHEAD))
           void local?.file(String(index)).catch(() => undefined);
       const { poolBytes } = options;
-      return new ModelSession({
+      const session = new ModelSession({
         module,
         key,
         folder,
@@ -206,6 +215,8 @@ export class ModelSession {
         model,
         poolBytes,
       });
+      if (session.loaded) locks.read().catch(() => undefined); // heard by the first who reads
+      return session;
     } catch (error) {
       for (const io of ios) void io.close();
       for (const port of workers) {
@@ -381,8 +392,6 @@ export class ModelSession {
     this.#verifier.forget();
     for (const check of this.#checks) this.#takeCheck(check);
     this.#append();
-    await this.#appending;
-    if (this.#off) throw this.#off;
   }
 
   /** The model, and where its journal goes on: in the other slot, where that is worth writing it anew. */
@@ -439,13 +448,11 @@ export class ModelSession {
     if (this.#hasEnded()) return undefined;
     const { nbytes } = file;
     if (nbytes !== undefined) {
-      let sized = this.#sized.get(name);
-      if (!sized) this.#sized.set(name, (sized = this.#first.resize(name, nbytes)));
-      try {
-        await sized;
-      } catch (error) {
-        this.#stopStoring(error);
-        return undefined;
+      // Nobody waits for it: bytes written meanwhile lie within that size
+      if (!this.#sized.has(name)) {
+        const sized = this.#first.resize(name, nbytes);
+        this.#sized.set(name, sized);
+        this.#wait(sized);
       }
     }
     const writer = new ExtentWriter({
