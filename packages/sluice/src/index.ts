@@ -8,6 +8,7 @@ import { blobModel } from './sources/blob.js';
 import { httpModel } from './sources/http_model.js';
 import { isModelFiles, modelOfFiles, notAModel, type ModelFiles } from './sources/model_files.js';
 import type { Source } from './sources/source.js';
+import { MAX_STAGING_SLOTS } from './sinks/remote_sink.js';
 import { startWorker } from './start_worker.js';
 import { orAborted } from './util/abort.js';
 import { askToPersist, browserPlatform, DEFAULT_ROOT } from './store/browser.js';
@@ -74,7 +75,7 @@ async function loadAt(
   // Meanwhile; whoever cannot have it says so where it is needed
   const store = wish && storeModule().catch(() => undefined);
   if (wantsWorker && target !== 'cpu' && !own && typeof Worker !== 'undefined') {
-    const ahead = new DeviceAhead(target, options);
+    const ahead = new DeviceAhead(target, options, MAX_STAGING_SLOTS);
     const started = startWorker(options.worker === true);
     try {
       const worker = await orAborted(started, options.signal, (late) => late?.terminate());

@@ -9,7 +9,6 @@ import { defaultAdapter, requestDevice } from './sinks/device.js';
 import type { GpuSlotSink } from './sinks/gpu_buffers.js';
 import { expandsOnDevice } from './sinks/expand_where.js';
 import { createUploadSink } from './sinks/measure_upload.js';
-import { MAX_STAGING_SLOTS } from './sinks/remote_sink.js';
 import type { Sink } from './sinks/sink.js';
 import type { Source } from './sources/source.js';
 import { closeBehind } from './store/closing.js';
@@ -22,6 +21,9 @@ import type { ModelManifest, ModelPlan } from './wasm/loader_module.js';
  * the GPU, to which the browser copies them.
  */
 const GPU_SLOT_COPIES = 2;
+
+/** Staging slots of SLOT_BYTES that any load of the budget that is meant has, with a store or without. */
+const SLOTS_AHEAD = 6;
 
 /** Puts the store in front of a source; gives nothing where there is none. */
 export type StoreOpener = (origin: Source) => Promise<StoreUse | undefined>;
@@ -171,7 +173,12 @@ export class DeviceAhead {
   /** Of the caller's device, until somebody takes it. */
   #sink: Promise<GpuSlotSink> | undefined;
 
-  constructor(target: GPUDevice | 'gpu' | 'cpu' | 'consume', options: LoadOptions) {
+  /** `slots` of staging are made at once: what a load that fills them as planned has, at most. */
+  constructor(
+    target: GPUDevice | 'gpu' | 'cpu' | 'consume',
+    options: LoadOptions,
+    slots: number = SLOTS_AHEAD,
+  ) {
     this.#options = options;
     const { signal, budgetBytes = DEFAULT_BUDGET_BYTES } = options;
     if (signal?.aborted || target === 'cpu' || target === 'consume') return;
@@ -187,7 +194,7 @@ export class DeviceAhead {
     signal?.addEventListener('abort', onAbort, { once: true, signal: stopped });
     this.#sink = uploadSink(target, { ...options, signal: stopped }).then((sink) => {
       // So many has any load of that budget, wherever it fills them
-      if (budgetBytes >= DEFAULT_BUDGET_BYTES) sink.makeSlots?.(MAX_STAGING_SLOTS, SLOT_BYTES);
+      if (budgetBytes >= DEFAULT_BUDGET_BYTES) sink.makeSlots?.(slots, SLOT_BYTES);
       return sink;
     });
     this.#sink.catch(() => undefined); // heard by who takes it

@@ -7,9 +7,9 @@ import { checkManifest, parseIntegrity, type PinnedDigest } from '../integrity.j
 import { fetchRanges, type FileRange } from './fetch_ranges.js';
 import { StoredSource } from './stored_source.js';
 
-/** Memory for bytes on their way to the store, of a load's budget. */
+/** Memory for bytes on their way to the store, of a load's budget: of the usual one the rest is six slots of 4 MiB. */
 export function storeShare(budgetBytes: number): number {
-  return Math.min(16 * 2 ** 20, Math.floor(budgetBytes / 4));
+  return Math.min(12 * 2 ** 20, Math.floor(budgetBytes / 4));
 }
 
 let warned = false;
