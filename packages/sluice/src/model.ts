@@ -93,6 +93,8 @@ export class Model {
     }
     for (const buffer of buffers) buffer.destroy();
     if (this.#ownsDevice) this.device?.destroy();
+    // Dawn frees what was destroyed with the next submission, which would have to wait for it
+    else if (buffers.size > 0) this.device?.queue.submit([]);
     this.#release?.();
     this.#release = undefined;
   }
