@@ -109,7 +109,8 @@ function storeOpener(place: ModelPlace, options: LoadOptions): StoreOpener | und
   if (!wish) return undefined;
   const { store, signal } = options;
   const open = store instanceof ModelStore ? () => Promise.resolve(store) : () => openStore();
-  return (origin) => StoreUse.begin(open, wish.key, origin, { ...wish, signal });
+  return (origin, onUnavailable) =>
+    StoreUse.begin(open, wish.key, origin, { ...wish, signal, onUnavailable });
 }
 
 /** The store of this browser, of which an origin may have several by name. Rejects with `io` where there is none. */
@@ -127,6 +128,7 @@ function storeWish(place: ModelPlace, options: LoadOptions): StoreWish | undefin
     key: storeKey(place.url, key),
     budgetBytes,
     ...(integrity === undefined ? {} : { integrity }),
+    ...(options.tensors === undefined ? {} : { partial: true }),
   };
 }
 

@@ -12,7 +12,7 @@ import { createUploadSink } from './sinks/measure_upload.js';
 import type { Sink } from './sinks/sink.js';
 import type { Source } from './sources/source.js';
 import { closeBehind } from './store/closing.js';
-import type { StoreUse } from './store/store_use.js';
+import { storeReport, warnUnavailable, type StoreUse } from './store/store_use.js';
 import { orAborted } from './util/abort.js';
 import type { ModelManifest, ModelPlan } from './wasm/loader_module.js';
 
@@ -25,8 +25,11 @@ const GPU_SLOT_COPIES = 2;
 /** Staging slots of SLOT_BYTES that any load of the budget that is meant has, with a store or without. */
 const SLOTS_AHEAD = 6;
 
-/** Puts the store in front of a source; gives nothing where there is none. */
-export type StoreOpener = (origin: Source) => Promise<StoreUse | undefined>;
+/** Puts the store in front of a source; gives nothing where there is none, and tells why. */
+export type StoreOpener = (
+  origin: Source,
+  onUnavailable: (reason: string) => void,
+) => Promise<StoreUse | undefined>;
 
 /** Loads in the calling thread. Rejects with a SluiceError and nothing else; frees everything if so. */
 export async function loadHere(
@@ -39,16 +42,20 @@ export async function loadHere(
   let use: StoreUse | undefined;
   let destination: Destination | undefined;
   let ahead: DeviceAhead | undefined;
+  let unavailable: string | undefined;
   try {
     const target = options.consume ? 'consume' : resolveTarget(options.device);
     ahead = new DeviceAhead(target, options);
-    use = await openStore?.(origin);
+    use = await openStore?.(origin, (reason) => {
+      warnUnavailable(reason);
+      unavailable = reason;
+    });
     const source = use?.source ?? origin;
     if (options.integrity !== undefined && !use) throw integrityNeedsStore();
     const compiled = await orAborted(module, options.signal, () => undefined);
     const loader = await openModel(compiled, source, name, options.signal, checkOf(use));
     const manifest = loader.manifest();
-    use?.opened(manifest);
+    if (options.tensors === undefined) use?.opened(manifest);
     const staged = target !== 'consume' && target !== 'cpu';
     const expandOnDevice = await chooseExpansion(target, manifest, options, ahead);
     const plan = loader.plan(
@@ -80,7 +87,7 @@ export async function loadHere(
       upload,
       expandedOnDevice: countExpanded(plan),
       thread: 'caller',
-      store: use?.report,
+      store: storeReport(use?.report, unavailable),
     });
   } catch (error) {
     destination?.sink.close(false);

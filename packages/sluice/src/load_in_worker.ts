@@ -14,7 +14,7 @@ import { planOptions, type LoadOptions } from './options.js';
 import { MAX_STAGING_SLOTS, serveSink } from './sinks/remote_sink.js';
 import { closeBehind } from './store/closing.js';
 import { aborted, orAborted } from './util/abort.js';
-import { warnUnavailable } from './store/store_use.js';
+import { storeReport, warnUnavailable } from './store/store_use.js';
 import type { LoadProgress, ModelPlan } from './wasm/loader_module.js';
 import type { FromWorker, ModelPlace, StoreWish, ToWorker } from './worker_protocol.js';
 
@@ -108,7 +108,7 @@ export async function loadInWorker(
       upload: sink.path,
       expandedOnDevice: countExpanded(plan),
       thread: 'worker',
-      store: report,
+      store: storeReport(report, unavailable),
     });
   } catch (error) {
     for (const free of release.reverse()) free();

@@ -44,7 +44,7 @@ export interface LoadReport extends LoadProgress {
   expandedOnDevice: number;
   /** The thread that fetched and decoded. */
   thread: 'worker' | 'caller';
-  /** What came from the local store and what went there; undefined where it was not used. */
+  /** What came from the local store and what went there; undefined where it was not to be used. */
   store: StoreReport | undefined;
 }
 

@@ -67,12 +67,13 @@ function storeOpener(
 ): StoreOpener | undefined {
   if (store === undefined || store === false || isModelFiles(from)) return undefined;
   if (!/^https?:/i.test(String(from))) return undefined;
-  return (origin) => {
+  return (origin, onUnavailable) => {
     const open = store === true ? () => openStore() : () => Promise.resolve(store);
     return StoreUse.begin(open, storeKey(String(from), key), origin, {
       budgetBytes,
       signal,
       integrity,
+      onUnavailable,
     });
   };
 }

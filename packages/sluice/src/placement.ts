@@ -5,7 +5,7 @@ import { openModel } from './open.js';
 import { selectTensors, type LoadOptions, type Placement } from './options.js';
 import type { Source } from './sources/source.js';
 import { DiskRows, tensorRange } from './store/disk_tensor.js';
-import type { StoreUse } from './store/store_use.js';
+import { warnUnavailable, type StoreUse } from './store/store_use.js';
 import type { LoadProgress, ManifestTensor, ModelManifest } from './wasm/loader_module.js';
 
 /** What a placed load is made of; the entries, index.ts and node.ts, know how. */
@@ -30,7 +30,7 @@ export async function loadPlaced(parts: PlacedParts, options: LoadOptions): Prom
   let rows: DiskRows | undefined;
   const loaded: Model[] = [];
   try {
-    use = await parts.openStore?.(source);
+    use = await parts.openStore?.(source, warnUnavailable);
     if (options.integrity !== undefined && !use) throw integrityNeedsStore();
     const loader = await openModel(
       await parts.module,

@@ -52,7 +52,7 @@ async function handle(message: ToWorker): Promise<void> {
       use = store && (await beginUse(store, source));
       model = await openModel(module, use?.source ?? source, opened.name, undefined, checkOf(use));
       manifest = model.manifest();
-      use?.opened(manifest);
+      if (!store?.partial) use?.opened(manifest);
       const reservedBytes = use?.budgetBytes(manifest) ?? 0;
       const allStored = use?.hasAll(manifest) ?? false;
       scope.postMessage({

@@ -21,6 +21,8 @@ export interface StoreWish {
   key: string;
   budgetBytes: number;
   integrity?: string;
+  /** Not all tensors are wanted, so that nothing is looked at before it is known which. */
+  partial?: boolean;
   /** The store's wasm, where the page has compiled it. */
   module?: WebAssembly.Module;
 }

@@ -21,6 +21,15 @@ export function warnUnavailable(reason: string): void {
   warned = true;
 }
 
+/** What a load reports that was to use the store: where there is none, why. */
+export function storeReport(
+  report: StoreReport | undefined,
+  unavailable: string | undefined,
+): StoreReport | undefined {
+  if (unavailable === undefined) return report;
+  return { readBytes: 0, storedBytes: 0, damagedBytes: 0, problem: unavailable };
+}
+
 /** What one load does with the store, from its beginning to its end. */
 export class StoreUse {
   readonly source: StoredSource;
@@ -47,8 +56,8 @@ export class StoreUse {
   }
 
   /**
-   * Puts the store in front of `origin`. Undefined where this browser, window or disk has none to give, which is said
-   * on the console, once. Rejects with `aborted`.
+   * Puts the store in front of `origin`. Undefined where this browser, window or disk has none to give, which
+   * `onUnavailable` is told. Rejects with `aborted`.
    */
   static async begin(
     openStore: () => Promise<ModelStore>,
@@ -58,8 +67,7 @@ export class StoreUse {
       budgetBytes: number;
       signal?: AbortSignal | undefined;
       integrity?: string | undefined;
-      /** Told why there is no store, instead of the console. */
-      onUnavailable?: (reason: string) => void;
+      onUnavailable: (reason: string) => void;
     },
   ): Promise<StoreUse | undefined> {
     const pinned = options.integrity === undefined ? undefined : parseIntegrity(options.integrity);
@@ -71,7 +79,7 @@ export class StoreUse {
     } catch (cause) {
       const error = asSluiceError(cause);
       if (pinned || error.code === 'aborted' || error.code === 'invalid_argument') throw error;
-      (options.onUnavailable ?? warnUnavailable)(error.message);
+      options.onUnavailable(error.message);
       return undefined;
     }
   }
