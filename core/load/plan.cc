@@ -19,6 +19,8 @@ constexpr uint64_t kMaxChunkBytes = 1ull << 20;
 constexpr uint64_t kReadThroughGap = 256ull << 10;
 // Slots beyond one for each transfer: enough to keep the device busy while others fill
 constexpr uint32_t kExtraSlots = 4;
+// Of more transfers each fills its slot so slowly that none needs to be uploaded meanwhile.
+constexpr uint32_t kBusyTransfers = 4;
 
 Result<Placement> place(const TensorEntry& tensor, const PlanOptions& options, uint32_t t) {
   Placement placement{.dtype = tensor.dtype};
@@ -154,7 +156,8 @@ Result<BudgetShares> share_budget(const PlanOptions& options, bool decodes, size
     for (;; slot = std::max<uint64_t>(slot / 2 & ~3ull, kMinSlotBytes)) {
       uint64_t fit = for_slots / slot / copies;
       if (fit > options.copied_slots) fit = for_slots / slot - options.copied_slots * (copies - 1);
-      const uint32_t least = connections == 1 ? 2 : connections + 2;
+      const uint32_t least =
+          connections == 1 ? 2 : std::max(connections, std::min(connections, kBusyTransfers) + 2);
       if (fit >= least) {
         shares.slot_bytes = slot;
         shares.slots = static_cast<uint32_t>(std::min<uint64_t>(fit, connections + kExtraSlots));

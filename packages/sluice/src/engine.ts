@@ -2,6 +2,7 @@ import { SluiceError } from './errors.js';
 import { OP } from './generated/abi.js';
 import type { Conversion } from './sinks/conversion.js';
 import type { DirectSink, Sink } from './sinks/sink.js';
+import { Concurrency } from './sources/concurrency.js';
 import type { ModelSource, ModelStream, StoredBytes } from './sources/source.js';
 import { aborted, orAborted } from './util/abort.js';
 import type {
@@ -22,9 +23,17 @@ const STORED_BYTES = 256 * 1024;
 const SETTLING: ReadonlySet<number> = new Set([OP.allocate, OP.upload, OP.flush, OP.cancel]);
 
 interface Transfer {
+  /** Counted among those that run. */
+  running?: boolean;
   stream?: ModelStream;
   chunk?: Uint8Array | StoredBytes;
   timer?: ReturnType<typeof setTimeout>;
+}
+
+/** What was done, and how. */
+export interface LoadOutcome extends LoadProgress {
+  /** The most transfers at a time. */
+  connections: number;
 }
 
 export interface EngineOptions {
@@ -46,7 +55,7 @@ export function runLoad(
   source: ModelSource,
   sink: Sink,
   options: EngineOptions = {},
-): Promise<LoadProgress> {
+): Promise<LoadOutcome> {
   return new Engine(model, manifest, plan, source, sink, options).run();
 }
 
@@ -58,6 +67,9 @@ class Engine {
   readonly #sink: Sink;
   readonly #options: EngineOptions;
   readonly #transfers = new Map<number, Transfer>();
+  readonly #concurrency: Concurrency;
+  /** Transfers that are to be opened once fewer run. */
+  readonly #held = new Map<number, Command>();
   /** Of each tensor that the device expands. */
   readonly #conversions: (Conversion | undefined)[];
   #pumping = false;
@@ -65,7 +77,7 @@ class Engine {
   /** The loader was told to stop; of the commands that it gave before, only SETTLING ones still count. */
   #stopping = false;
   #lastReport = -Infinity;
-  #resolve: (progress: LoadProgress) => void = () => undefined;
+  #resolve: (outcome: LoadOutcome) => void = () => undefined;
   #reject: (error: unknown) => void = () => undefined;
 
   constructor(
@@ -82,13 +94,14 @@ class Engine {
     this.#source = source;
     this.#sink = sink;
     this.#options = options;
+    this.#concurrency = new Concurrency(plan.shares.connections);
     this.#conversions = plan.placements.map((placement, index) => {
       const from = manifest.tensors[index]?.storedDtype;
       return placement?.onDevice && from !== undefined ? { from, to: placement.dtype } : undefined;
     });
   }
 
-  async run(): Promise<LoadProgress> {
+  async run(): Promise<LoadOutcome> {
     const { signal } = this.#options;
     const onAbort = (): void => {
       this.#event(() => {
@@ -124,6 +137,7 @@ class Engine {
       // Also after a fault of the loader itself, which cancels nothing
       for (const transfer of this.#transfers.values()) stop(transfer);
       this.#transfers.clear();
+      this.#held.clear();
     }
   }
 
@@ -179,7 +193,7 @@ class Engine {
       onProgress?.(progress);
       // Also out of that last callback
       if (signal?.aborted) throw aborted(signal);
-      this.#resolve(progress);
+      this.#resolve({ ...progress, connections: this.#concurrency.most });
     } catch (error) {
       this.#reject(error);
     }
@@ -230,12 +244,17 @@ class Engine {
         this.#upload(target);
         return undefined;
       case OP.open:
-        this.#open(command);
+        this.#held.set(stream, command);
+        this.#openHeld();
         return undefined;
       case OP.cancel: {
         const transfer = this.#transfers.get(stream);
         this.#transfers.delete(stream);
-        if (transfer) stop(transfer);
+        this.#held.delete(stream);
+        if (transfer) {
+          stop(transfer);
+          this.#over(transfer);
+        }
         return undefined;
       }
       case OP.wait: {
@@ -337,9 +356,32 @@ class Engine {
     );
   }
 
+  /** Opens transfers that were held back, as many as may run, the first bytes of the model first. */
+  #openHeld(): void {
+    while (this.#held.size > 0 && this.#concurrency.free && !this.#stopping && !this.#ended) {
+      const next = [...this.#held.values()].reduce((first, each) =>
+        each.target < first.target || (each.target === first.target && each.begin < first.begin)
+          ? each
+          : first,
+      );
+      this.#held.delete(next.stream);
+      this.#open(next);
+    }
+  }
+
+  /** The transfer runs no longer; `failed` where fewer at a time may help. */
+  #over(transfer: Transfer, failed = false): void {
+    if (!transfer.running) return;
+    transfer.running = false;
+    this.#concurrency.ended(performance.now(), failed);
+    this.#openHeld();
+  }
+
   #open({ stream: id, target, begin, end }: Command): void {
-    const transfer: Transfer = {};
+    const transfer: Transfer = { running: true };
     this.#transfers.set(id, transfer);
+    this.#concurrency.began();
+    const asked = performance.now();
     const path = this.#manifest.files[target]?.path ?? '';
     this.#source.open(path, begin, end === 0 ? undefined : end).then(
       (stream) => {
@@ -348,6 +390,7 @@ class Engine {
           return;
         }
         transfer.stream = stream;
+        this.#concurrency.answered(performance.now() - asked);
         this.#event(() => {
           this.#model.opened(id, stream.begin, stream.ranged, stream.fileBytes);
         });
@@ -370,6 +413,13 @@ class Engine {
             this.#model.ended(id);
           } else {
             transfer.chunk = chunk;
+            // What lies on this device says nothing of the link
+            if (
+              chunk instanceof Uint8Array &&
+              this.#concurrency.received(chunk.byteLength, performance.now())
+            ) {
+              this.#openHeld();
+            }
             this.#model.chunk(id, chunk.byteLength, chunk instanceof Uint8Array);
           }
         });
@@ -382,6 +432,7 @@ class Engine {
 
   #transferFailed(id: number, transfer: Transfer, error: unknown): void {
     if (this.#transfers.get(id) !== transfer) return;
+    this.#over(transfer, error instanceof SluiceError && error.retryable);
     this.#event(() => {
       this.#model.failed(id, error);
     });

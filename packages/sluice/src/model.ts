@@ -44,6 +44,11 @@ export interface LoadReport extends LoadProgress {
   expandedOnDevice: number;
   /** The thread that fetched and decoded. */
   thread: 'worker' | 'caller';
+  /**
+   * The most transfers at a time: fewer than the option `connections` where more did not make the load faster, or where
+   * the server did not bear them.
+   */
+  connections: number;
   /** What came from the local store and what went there; undefined where it was not to be used. */
   store: StoreReport | undefined;
 }

@@ -1,6 +1,7 @@
 import { SluiceError } from './errors.js';
 import type { DType } from './model.js';
 import type { UploadPath } from './sinks/measure_upload.js';
+import { FIRST_TRANSFERS } from './sources/concurrency.js';
 import type { ModelStore } from './store/model_store.js';
 import type {
   LoadProgress,
@@ -45,7 +46,10 @@ export interface LoadOptions {
   onProgress?: (progress: LoadProgress) => void;
   /** Called as each tensor becomes usable: written, or queued ahead of what the caller submits next. */
   onTensor?: (name: string) => void;
-  /** Transfers at a time: 4 unless given; fewer where the budget is small. */
+  /**
+   * Transfers at a time, at most: 6 unless given; fewer where the budget is small. A load begins with 4, adds one after
+   * another while each makes it clearly faster, and takes back what the server does not bear.
+   */
   connections?: number;
   /** Converts floating-point and quantised tensors; 'stored', the default, keeps every type. */
   dtype?: 'stored' | 'float32' | 'float16' | 'bfloat16';
@@ -179,6 +183,8 @@ function editDistance(a: string, b: string): number {
 export const DEFAULT_BUDGET_BYTES = 64 * 2 ** 20;
 /** Bytes of a staging slot, where the budget allows. 4 to 16 MiB are fastest on the GPUs measured (docs/benchmarks.md). */
 export const SLOT_BYTES = 4 * 2 ** 20;
+/** Transfers at a time, at most: what browsers give an origin over HTTP/1.1. */
+const MAX_TRANSFERS = 6;
 /** Transfers at a time from the local store. */
 const STORED_TRANSFERS = 2;
 /**
@@ -231,7 +237,7 @@ export function planOptions(
     }
   }
   // Each transfer fills a slot of its own: a disk, which answers at once, needs few, and uploads the rest
-  const { connections = allStored ? STORED_TRANSFERS : 4 } = options;
+  const { connections = allStored ? STORED_TRANSFERS : MAX_TRANSFERS } = options;
   const plan: PlanOptions = {
     budgetBytes: (options.budgetBytes ?? DEFAULT_BUDGET_BYTES) - reservedBytes,
     connections,
@@ -240,7 +246,10 @@ export function planOptions(
     ...(allStored ? { allocateAhead: 0 } : {}),
     maxSegmentBytes: Math.min(
       MAX_REQUEST_BYTES,
-      unbuffered ? Infinity : Math.ceil(BUFFERED_BYTES / Math.max(connections, 1)),
+      // More than the first are added where each is slower than it is read, so that little of it lies about
+      unbuffered
+        ? Infinity
+        : Math.ceil(BUFFERED_BYTES / Math.max(options.connections ?? FIRST_TRANSFERS, 1)),
     ),
     ...sink,
   };

@@ -235,6 +235,7 @@ function reportOf(
     milliseconds,
     upload: reports.find(({ upload }) => upload !== undefined)?.upload,
     thread: reports.find(({ thread }) => thread === 'worker')?.thread ?? 'caller',
+    connections: reports.reduce((most, report) => Math.max(most, report.connections), 0),
     expandedOnDevice: reports.reduce((total, report) => total + report.expandedOnDevice, 0),
     store:
       stores.length === 0

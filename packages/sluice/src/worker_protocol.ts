@@ -1,4 +1,5 @@
 import type { ErrorCode, ErrorDetails } from './errors.js';
+import type { LoadOutcome } from './engine.js';
 import type { FileModel } from './sources/model_files.js';
 import type { StoreReport } from './store/session.js';
 import type { LoadProgress, ModelManifest, ModelPlan, PlanOptions } from './wasm/loader_module.js';
@@ -55,6 +56,6 @@ export type FromWorker =
   | { type: 'planned'; plan: ModelPlan }
   | { type: 'progress'; progress: LoadProgress }
   | { type: 'tensor'; index: number }
-  | { type: 'done'; progress: LoadProgress; store: StoreReport | undefined }
+  | { type: 'done'; progress: LoadOutcome; store: StoreReport | undefined }
   | { type: 'stopped' }
   | { type: 'failed'; error: ErrorDetails & { code: ErrorCode; message: string } };

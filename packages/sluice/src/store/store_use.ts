@@ -9,7 +9,7 @@ import { StoredSource } from './stored_source.js';
 
 /** Memory for bytes on their way to the store, of a load's budget: of the usual one the rest is six slots of 4 MiB. */
 export function storeShare(budgetBytes: number): number {
-  return Math.min(12 * 2 ** 20, Math.floor(budgetBytes / 4));
+  return Math.min(10 * 2 ** 20, Math.floor(budgetBytes / 4));
 }
 
 let warned = false;
