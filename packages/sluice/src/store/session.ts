@@ -27,6 +27,8 @@ import {
 /** A journal longer than this many bytes a stored file and twice its compacted length is written anew. */
 const COMPACT_FROM_BYTES = 1 << 20;
 const MAX_OFFSET = 2 ** 53;
+/** Of what is not stored yet, or never. */
+const NO_DIGEST: Run['digest'] = { low: 0, high: 0 };
 const NO_VALIDATORS: Validators = { etag: '', lastModified: '' };
 /** Bytes that are taken at a time of a file that another tab holds. */
 const SLICE_BYTES = 2 ** 20;
@@ -259,7 +261,7 @@ export class ModelSession {
       const run = this.#model.find(file.index, offset);
       return { ...run, end: Math.min(run.end, size) };
     }
-    return { stored: false, begin: 0, end: size, digest: { low: 0, high: 0 } };
+    return { stored: false, begin: 0, end: size, digest: NO_DIGEST };
   }
 
   /** Waits for an extent with the byte at `offset` that is being stored: find() knows it then. */
@@ -459,9 +461,9 @@ export class ModelSession {
       pool: this.#pool,
       find: (offset) => {
         const size = this.#files.get(path)?.nbytes ?? Infinity;
-        if (offset < size) return this.#model.find(index, offset);
+        if (offset < size) return this.#unstored(path, index, offset);
         // More than the file has: nothing of it is wanted
-        return { stored: true, begin: size, end: Infinity, digest: { low: 0, high: 0 } };
+        return { stored: true, begin: size, end: Infinity, digest: NO_DIGEST };
       },
       io: (offset) => {
         const turn = Math.floor(offset / EXTENT_BYTES) % this.#ios.length;
@@ -492,6 +494,21 @@ export class ModelSession {
     });
     this.#writers.add(writer);
     return writer;
+  }
+
+  /** The extent or gap at `offset`; an extent that is on its way counts as stored, since no two may overlap. */
+  #unstored(path: string, index: number, offset: number): Run {
+    const run = this.#model.find(index, offset);
+    if (run.stored) return run;
+    let { end } = run;
+    for (const extent of this.#arriving) {
+      if (extent.path !== path || extent.end <= offset) continue;
+      if (extent.begin <= offset) {
+        return { stored: true, begin: extent.begin, end: extent.end, digest: NO_DIGEST };
+      }
+      end = Math.min(end, extent.begin);
+    }
+    return { ...run, end };
   }
 
   /** Ends a transfer's writer; what it has is kept. */

@@ -71,6 +71,28 @@ describe('sessions of a stored model', { timeout: 60_000 }, () => {
       await checkNoLocks(path);
     }));
 
+  test('bytes that come again while the first of them are on their way are stored to the end', () =>
+    withFolder(async (path) => {
+      const store = await openStore(path);
+      const session = await store.session(KEY, POOL);
+      await session.writable();
+      const bytes = randomBytes(300_000, 1);
+      session.learn('file', bytes.length, version('"1"'));
+      // A connection that is cut in the middle, and a server that sends the file from its start again
+      for (const end of [100_000, bytes.length]) {
+        const writer = await session.writer('file');
+        assert.ok(writer, session.report.problem);
+        await writer.write(bytes.subarray(0, end), 0);
+        session.ended(writer);
+      }
+      await session.finish();
+      assert.equal(session.isComplete('file'), true);
+      assert.equal(session.report.storedBytes, bytes.length);
+      assert.deepEqual(await read(session, 'file'), bytes.subarray(0, 100_000));
+      await session.close();
+      await checkNoLocks(path);
+    }));
+
   test('writers that hold every block hand them on', () =>
     withFolder(async (path) => {
       const store = await openStore(path);
