@@ -57,6 +57,7 @@ const LOADS = [
   targetless(SLUICE_WORKER),
   ...STORES,
   ...STORES.map(targetless),
+  ...STORES.filter(({ warm }) => !warm).map(noStore),
   BARE,
   targetless(BARE),
   noStore(targetless(BARE)),
