@@ -105,6 +105,9 @@ async function end(browser: Chromium): Promise<void> {
   await within(20_000, 'the browser ends', browser.close()).catch(() => undefined);
 }
 
+/** Of an origin that comes again: below those that the system gives away, so that nobody else has it meanwhile. */
+const KEPT_PORT = 20_000 + (process.pid % 10_000);
+
 /**
  * The browser's main process killed at a random moment of a cold load, and started again on the same profile: what the
  * store says it has then is right, and only the rest is fetched.
@@ -113,8 +116,7 @@ export async function browserKills(tally: Tally, count: number, chance: Chance):
   const models = [cacheModel(4, 2 * MIB, 2000), fileModel(14 * MIB, 2100)];
   await withFolder(async (profile) => {
     const server = await startServer();
-    let browser = await startChromium({ profile });
-    const port = Number(new URL(browser.origin).port);
+    let browser = await startChromium({ profile, port: KEPT_PORT });
     try {
       for (let i = 0; i < count; i++) {
         await tally.case(`kill ${i}`, LIMIT_MS, async () => {
@@ -138,7 +140,7 @@ export async function browserKills(tally: Tally, count: number, chance: Chance):
           const ended = await within(20_000, 'a killed page answers', loading);
           if (ended) tally.note('loads that ended first');
           await end(browser);
-          browser = await startChromium({ profile, port });
+          browser = await startChromium({ profile, port: KEPT_PORT });
           const again = await browser.newPage();
           const before = await storedBytes(browser, again, url);
           if (before === 0) tally.note('nothing was stored yet');
@@ -164,7 +166,7 @@ export async function browserKills(tally: Tally, count: number, chance: Chance):
         // Also after a case that failed in the middle
         if (!isRunning(browser.pid)) {
           await end(browser);
-          browser = await startChromium({ profile, port });
+          browser = await startChromium({ profile, port: KEPT_PORT });
         }
       }
     } finally {
@@ -189,8 +191,7 @@ export async function browserCompactionKills(
   const model = cacheModel(2, 200_000, 2300);
   await withFolder(async (profile) => {
     const server = await startServer();
-    let browser = await startChromium({ profile });
-    const port = Number(new URL(browser.origin).port);
+    let browser = await startChromium({ profile, port: KEPT_PORT });
     try {
       const url = serve(server, '/m/', model);
       checkOutcome(await run(browser, await browser.newPage(), 'page', url), model);
@@ -208,7 +209,7 @@ export async function browserCompactionKills(
           process.kill(browser.pid, 'SIGKILL');
           await within(20_000, 'a killed page answers', loading);
           await end(browser);
-          browser = await startChromium({ profile, port });
+          browser = await startChromium({ profile, port: KEPT_PORT });
           const again = await browser.newPage();
           tally.note(await compactionState(browser, again));
           const left = await storedBytes(browser, again, url);
@@ -226,7 +227,7 @@ export async function browserCompactionKills(
         });
         if (!isRunning(browser.pid)) {
           await end(browser);
-          browser = await startChromium({ profile, port });
+          browser = await startChromium({ profile, port: KEPT_PORT });
         }
       }
     } finally {
