@@ -34,6 +34,8 @@ const NO_VALIDATORS: Validators = { etag: '', lastModified: '' };
 const SLICE_BYTES = 2 ** 20;
 /** Memory for what is fetched again where all is stored and some of it is damaged. */
 const REPAIR_BYTES = 2 * 2 ** 20;
+/** Of rows so many bytes at least are worth asking another thread for. */
+const LANE_BYTES = 256 * 1024;
 /** A model is noted as used again after so long. */
 const USED_AGAIN_MS = 60 * 60 * 1000;
 /** Files that are opened before they are asked for: of most models the manifest and what two transfers begin with. */
@@ -764,7 +766,26 @@ export class ModelSession {
   ): Promise<Uint8Array<ArrayBuffer>> {
     const file = this.#files.get(path);
     if (!file) throw new SluiceError('internal', `nothing of ${path} is stored`);
-    return (this.#local ?? this.#first).rows(file.name, begin, rowBytes, rows);
+    const { name } = file;
+    // This thread is asked last, since it answers before it does anything else
+    const readers = this.#ios.filter((io) => io !== this.#local && io.ready);
+    if (this.#local) readers.push(this.#local);
+    const lanes = Math.min(readers.length, Math.floor((rows.length * rowBytes) / LANE_BYTES));
+    if (lanes < 2) return (this.#local ?? this.#first).rows(name, begin, rowBytes, rows);
+    const bytes = new Uint8Array(rows.length * rowBytes);
+    const each = Math.ceil(rows.length / lanes);
+    await Promise.all(
+      readers.slice(-lanes).map(async (io, lane) => {
+        const some = rows.slice(lane * each, (lane + 1) * each);
+        const read = (from: StoreIo) => from.rows(name, begin, rowBytes, some);
+        const found = await read(io).catch((error: unknown) => {
+          if (!this.#local || io === this.#local) throw error;
+          return read(this.#local); // whatever has become of the worker
+        });
+        bytes.set(found, lane * each * rowBytes);
+      }),
+    );
+    return bytes;
   }
 
   /** Everything that was written is known. Never rejects. */
