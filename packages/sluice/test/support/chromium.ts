@@ -124,9 +124,12 @@ export async function startChromium(options: ChromiumOptions = {}): Promise<Chro
     context,
     newPage: async (path = '/') => openPage(context, origin + path),
     close: async () => {
-      await context.close();
-      await stop(server);
-      await removeProfile();
+      try {
+        await context.close(); // rejects where the browser was killed in the middle of something
+      } finally {
+        await stop(server);
+        await removeProfile();
+      }
     },
   };
 }
