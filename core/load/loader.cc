@@ -111,7 +111,6 @@ void Loader::allocated(uint32_t buffer) {
   buffer_state_[buffer] = 2;
   allocating_bytes_ -= plan_.buffers[buffer].nbytes;
   --buffers_pending_;
-  ++buffers_there_;
   if (state_ == State::failing) return settle();
   allocate_more();
   for (uint32_t slot = 0; slot < slots_.size(); ++slot)

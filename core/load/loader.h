@@ -205,7 +205,9 @@ class Loader {
   void allocate_more();
   void ask_ahead(Stream& stream);
   void ask_for(uint32_t buffer);
-  bool all_allocated() const { return buffers_there_ == plan_.buffers.size(); }
+  bool all_allocated() const {
+    return first_unasked_ == plan_.buffers.size() && buffers_pending_ == 0;
+  }
   void on_all_allocated();
   void dispatch();
   uint32_t next_segment(uint32_t stream);
@@ -253,7 +255,6 @@ class Loader {
   uint64_t output_bytes_staged_ = 0;   // in slots, or beyond
   uint64_t allocating_bytes_ = 0;      // of buffers under way
   uint32_t buffers_pending_ = 0;
-  uint32_t buffers_there_ = 0;
   uint32_t uploads_pending_ = 0;
   bool flush_pending_ = false;
   uint32_t transfers_opened_ = 0;
