@@ -13,6 +13,9 @@ export const BufferUsage = {
   STORAGE: 0x80,
 } as const;
 
+/** https://www.w3.org/TR/webgpu/#map-mode */
+export const MAP_MODE_WRITE = 0x2;
+
 /** What a model's buffers can be used for unless the caller says otherwise. */
 export const DEFAULT_USAGE = BufferUsage.STORAGE | BufferUsage.COPY_SRC | BufferUsage.COPY_DST;
 
@@ -209,6 +212,10 @@ export function createMappedSlots(
   });
   return { buffers, made };
 }
+
+/** All bytes of a mapped buffer. */
+export const mappedView = (buffer: GPUBuffer): Uint8Array =>
+  new Uint8Array(buffer.getMappedRange());
 
 export function destroyAll(buffers: readonly GPUBuffer[]): void {
   for (const buffer of buffers) buffer.destroy();

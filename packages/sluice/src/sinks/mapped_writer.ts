@@ -1,16 +1,14 @@
-import { createMappedSlots, destroyAll } from './gpu_buffers.js';
+import { createMappedSlots, destroyAll, MAP_MODE_WRITE, mappedView } from './gpu_buffers.js';
 
-const MAP_MODE_WRITE = 0x2;
 /** Larger writes are left to the queue. */
 const MAX_BYTES = 16 * 2 ** 20;
 /** Buffers that are kept mapped; more exist while more writes are under way. */
 const KEPT = 2;
 
-/** Memory for the bytes of one write: between begin() and send() or drop(). */
-export interface MappedWrite {
-  /** Zeros, or the bytes of a write before; at least as many as were asked for. */
-  readonly bytes: Uint8Array;
+interface Mapped {
   readonly buffer: GPUBuffer;
+  /** All of it; empty once a device that was destroyed has taken it back. */
+  readonly view: Uint8Array;
 }
 
 /**
@@ -19,45 +17,30 @@ export interface MappedWrite {
  */
 export class MappedWriter {
   #device: GPUDevice | undefined;
-  #kept: MappedWrite[] = [];
+  readonly #kept: Mapped[] = [];
   #closed = false;
 
-  /** Memory for `nbytes` bytes; undefined where the queue is to write them. Never rejects. */
-  async begin(device: GPUDevice, nbytes: number): Promise<MappedWrite | undefined> {
-    if (this.#closed || nbytes === 0 || nbytes > MAX_BYTES) return undefined;
-    if (device !== this.#device) {
-      this.#release();
-      this.#device = device;
-    }
-    const at = this.#kept.findIndex(({ bytes }) => bytes.byteLength >= nbytes);
-    const [kept] = at < 0 ? [] : this.#kept.splice(at, 1);
-    // That of a lost device has no memory any more
-    if (kept && kept.bytes.byteLength > 0) return kept;
-    try {
-      const { buffers, made } = createMappedSlots(device, 1, 2 ** Math.ceil(Math.log2(nbytes)));
-      await made;
-      const [buffer] = buffers;
-      return buffer && { buffer, bytes: new Uint8Array(buffer.getMappedRange()) };
-    } catch {
-      return undefined; // the device has no memory for it, or is lost
-    }
-  }
-
-  /** Queues a copy of the first `nbytes` bytes, a multiple of 4, to `target` from byte `offset` on. */
-  send(
+  /** Queues a write of `bytes`, a multiple of 4, to `target` from byte `offset` on. They are the caller's again then. */
+  async write(
     device: GPUDevice,
-    { buffer }: MappedWrite,
-    nbytes: number,
     target: GPUBuffer,
     offset: number,
-  ): void {
+    bytes: Uint8Array<ArrayBuffer>,
+  ): Promise<void> {
+    const mapped = await this.#mapped(device, bytes.byteLength);
+    if (!mapped || mapped.view.byteLength === 0) {
+      device.queue.writeBuffer(target, offset, bytes);
+      return;
+    }
+    const { buffer, view } = mapped;
+    view.set(bytes);
     buffer.unmap();
     const encoder = device.createCommandEncoder();
-    encoder.copyBufferToBuffer(buffer, 0, target, offset, nbytes);
+    encoder.copyBufferToBuffer(buffer, 0, target, offset, bytes.byteLength);
     device.queue.submit([encoder.finish()]);
     buffer.mapAsync(MAP_MODE_WRITE).then(
       () => {
-        this.#keep(device, { buffer, bytes: new Uint8Array(buffer.getMappedRange()) });
+        this.#keep(device, { buffer, view: mappedView(buffer) });
       },
       () => {
         buffer.destroy(); // the device is lost
@@ -65,29 +48,45 @@ export class MappedWriter {
     );
   }
 
-  /** Nothing is to be written after all. */
-  drop(device: GPUDevice, write: MappedWrite): void {
-    this.#keep(device, write);
-  }
-
-  /** Gives the memory back; what was sent is written all the same. */
+  /** Gives the memory back; what was written is written all the same. */
   close(): void {
     this.#closed = true;
     this.#release();
   }
 
-  #keep(device: GPUDevice, write: MappedWrite): void {
-    if (this.#closed || device !== this.#device) {
-      write.buffer.destroy();
-      return;
+  /** A mapped buffer of at least `nbytes` bytes; undefined where the queue is to write them. Never rejects. */
+  async #mapped(device: GPUDevice, nbytes: number): Promise<Mapped | undefined> {
+    if (this.#closed || nbytes === 0 || nbytes > MAX_BYTES) return undefined;
+    if (device !== this.#device) {
+      this.#release();
+      this.#device = device;
     }
-    this.#kept.push(write);
-    // Those of late are as large as the next
-    destroyAll(this.#kept.splice(0, this.#kept.length - KEPT).map(({ buffer }) => buffer));
+    const at = this.#kept.findIndex(({ view }) => view.byteLength >= nbytes);
+    const [kept] = at < 0 ? [] : this.#kept.splice(at, 1);
+    if (kept) return kept;
+    try {
+      const { buffers, made } = createMappedSlots(device, 1, 2 ** Math.ceil(Math.log2(nbytes)));
+      await made;
+      const [buffer] = buffers;
+      return buffer && { buffer, view: mappedView(buffer) };
+    } catch {
+      return undefined; // the device has no memory for it, or is lost
+    }
   }
 
-  #release(): void {
-    destroyAll(this.#kept.map(({ buffer }) => buffer));
-    this.#kept = [];
+  #keep(device: GPUDevice, mapped: Mapped): void {
+    if (this.#closed || device !== this.#device) {
+      mapped.buffer.destroy();
+      return;
+    }
+    this.#kept.push(mapped);
+    // Those of late are as large as the next
+    this.#release(KEPT);
+  }
+
+  /** Gives back all but the last `count`. */
+  #release(count = 0): void {
+    const old = this.#kept.splice(0, Math.max(this.#kept.length - count, 0));
+    destroyAll(old.map(({ buffer }) => buffer));
   }
 }

@@ -6,6 +6,8 @@ import {
   gpuFailure,
   inErrorScopes,
   lostError,
+  MAP_MODE_WRITE,
+  mappedView,
   QUEUED,
   queueDone,
   scopedFailure,
@@ -23,8 +25,6 @@ interface Slot {
   /** The mapped range; undefined while an upload holds the slot. */
   view: Uint8Array | undefined;
 }
-
-const MAP_MODE_WRITE = 0x2;
 
 /**
  * Uploads through a ring of staging buffers that stay mapped while they are filled: bytes are written
@@ -176,8 +176,6 @@ export class RingSink implements GpuSlotSink {
     }
   }
 }
-
-const mappedView = (buffer: GPUBuffer): Uint8Array => new Uint8Array(buffer.getMappedRange());
 
 const slotFault = (index: number, slots: number): SluiceError =>
   new SluiceError(

@@ -76,9 +76,10 @@ export class DiskRows {
       gatherRows: async (rows, target) => {
         checkRows(name, rows, shape[0] ?? 0);
         checkTarget(name, rows.length * rowBytes, target);
-        const gather = () => this.#gather(name, range, rowBytes, rows, cache);
-        if (!target) return gather();
-        await this.#write(target, rows.length * rowBytes, gather);
+        const bytes = await this.#gather(name, range, rowBytes, rows, cache);
+        if (!target) return bytes;
+        const { device, buffer, offset = 0 } = target;
+        await this.#writer.write(device, buffer, offset, bytes);
         return new Uint8Array();
       },
     };
@@ -88,31 +89,6 @@ export class DiskRows {
     this.#closed = true;
     this.#writer.close();
     await this.#session.close();
-  }
-
-  /** Writes what is gathered to a GPU buffer; memory for it is made ready meanwhile. */
-  async #write(
-    { device, buffer, offset = 0 }: RowTarget,
-    nbytes: number,
-    gather: () => Promise<Uint8Array<ArrayBuffer>>,
-  ): Promise<void> {
-    const begun = this.#writer.begin(device, nbytes);
-    let bytes: Uint8Array<ArrayBuffer>;
-    try {
-      bytes = await gather();
-    } catch (error) {
-      const unused = await begun;
-      if (unused) this.#writer.drop(device, unused);
-      throw error;
-    }
-    const write = await begun;
-    // A device that was destroyed has taken its memory back
-    if (write && write.bytes.byteLength >= nbytes) {
-      write.bytes.set(bytes);
-      this.#writer.send(device, write, nbytes, buffer, offset);
-    } else {
-      device.queue.writeBuffer(buffer, offset, bytes);
-    }
   }
 
   async #gather(
