@@ -22,7 +22,7 @@ import type { ModelManifest, ModelPlan } from './wasm/loader_module.js';
  */
 const GPU_SLOT_COPIES = 2;
 
-/** Staging slots of SLOT_BYTES that any load of the budget that is meant has, with a store or without. */
+/** Staging slots of SLOT_BYTES that the default budget gives a load in one thread, with a store or without. */
 const SLOTS_AHEAD = 6;
 
 /** Puts the store in front of a source; gives nothing where there is none, and tells why. */
@@ -200,7 +200,6 @@ export class DeviceAhead {
     };
     signal?.addEventListener('abort', onAbort, { once: true, signal: stopped });
     this.#sink = uploadSink(target, { ...options, signal: stopped }).then((sink) => {
-      // So many has any load of that budget, wherever it fills them
       if (budgetBytes >= DEFAULT_BUDGET_BYTES) sink.makeSlots?.(slots, SLOT_BYTES);
       return sink;
     });

@@ -96,7 +96,8 @@ export class ModelSession {
   readonly #verifier: ExtentVerifier;
   /** What files were held to in this load, and are. */
   readonly #checks: FileCheck[] = [];
-  readonly #sized = new Map<string, Promise<void>>();
+  /** Files that were asked to be made as long as they will be. */
+  readonly #sized = new Set<string>();
   readonly #pending = new Set<Promise<void>>();
   readonly #writers = new Set<ExtentWriter>();
   #nextWriter = 1;
@@ -451,13 +452,10 @@ export class ModelSession {
     }
     if (this.#hasEnded()) return undefined;
     const { nbytes } = file;
-    if (nbytes !== undefined) {
+    if (nbytes !== undefined && !this.#sized.has(name)) {
       // Nobody waits for it: bytes written meanwhile lie within that size
-      if (!this.#sized.has(name)) {
-        const sized = this.#first.resize(name, nbytes);
-        this.#sized.set(name, sized);
-        this.#wait(sized);
-      }
+      this.#sized.add(name);
+      this.#wait(this.#first.resize(name, nbytes));
     }
     const writer = new ExtentWriter({
       pool: this.#pool,
