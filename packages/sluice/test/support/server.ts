@@ -124,8 +124,6 @@ export interface Fault {
   bytesPerSecond?: number;
   /** Answers with 503 while so many responses are under way. */
   busyAbove?: number;
-  /** Milliseconds before the response begins. */
-  delayMs?: number;
 }
 
 export interface ServerOptions {
@@ -136,8 +134,6 @@ export interface ServerOptions {
   faults?: Fault[];
   /** Headers of every response. */
   headers?: Record<string, string>;
-  /** Limits the speed of responses that faults limit, all together. */
-  sharedBytesPerSecond?: number;
   /** Access-Control-* headers on every response (true). */
   cors?: boolean;
   /** A fixed port; 0, the default, lets the system choose. */
@@ -303,7 +299,6 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
   const faults = (options.faults ?? []).map((fault) => ({ fault, seen: 0 }));
   const requests: RecordedRequest[] = [];
   let openResponses = 0;
-  let sharedUntil = 0;
   let closed = false;
 
   function faultFor(path: string, range: string | undefined): Partial<Fault> {
@@ -366,7 +361,6 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
     if (fault.redirect !== undefined) {
       return say(fault.status ?? 302, 'redirected\n', { Location: fault.redirect });
     }
-    if (fault.delayMs !== undefined) await sleep(fault.delayMs);
     if (openResponses > (fault.busyAbove ?? Infinity)) return say(503, 'busy\n');
     if (fault.status !== undefined) return say(fault.status, `status ${fault.status}\n`);
 
@@ -424,13 +418,7 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
           at += piece.length;
           sent += piece.length;
           if (!out.write(piece)) await drained(out, response);
-          if (step === Infinity) continue;
-          // Of a limit for all, each response waits until its bytes have had their turn
-          const now = performance.now();
-          sharedUntil =
-            Math.max(sharedUntil, now) +
-            (piece.length * 1000) / (options.sharedBytesPerSecond ?? Infinity);
-          await sleep(Math.max(20, sharedUntil - now));
+          if (step !== Infinity) await sleep(20);
         }
         if (sent >= limit || response.destroyed) break;
       }
