@@ -176,8 +176,9 @@ class Loader {
     uint64_t transfer_position = 0;  // offset in the file of the next byte that the transfer gives
     uint64_t chunk_nbytes = 0;
     uint64_t chunk_done = 0;
-    uint32_t cursor = 0;    // index into Plan::order of the tensor at or behind `position`
-    uint32_t foreseen = 0;  // the same, of the first one whose buffer it has not asked for
+    uint32_t cursor = 0;          // index into Plan::order of the tensor at or behind `position`
+    uint32_t foreseen = 0;        // the same, of the first one whose buffer it has not asked for
+    int64_t foreseen_nbytes = 0;  // source bytes between `position` and that one
     uint32_t attempts = 0;
     uint64_t last_failure_position = 0;
     uint32_t slot = kNone;  // the slot that this stream fills

@@ -280,10 +280,10 @@ TEST(Loader, AsksForBuffersAsTheirBytesCome) {
   constexpr uint64_t kTensor = 256 << 10;
   Manifest manifest = tensors_of({kTensor, kTensor, kTensor, kTensor, kTensor, kTensor, 0, 4});
   PlanOptions options{.connections = 1,
-                      .allocate_ahead = 2,
+                      .allocate_ahead = 4,
                       .max_slot_bytes = 64 << 10,
                       .share_below_bytes = 0,
-                      .max_segment_bytes = 64 << 20};
+                      .max_segment_bytes = kTensor};
   auto plan = make_plan(manifest, options);
   ASSERT_TRUE(plan);
   Loader loader(manifest, *plan, options);
@@ -296,33 +296,31 @@ TEST(Loader, AsksForBuffersAsTheirBytesCome) {
     while (loader.poll(command)) {
       if (command.op == Op::allocate) asked.push_back(command.target);
       if (command.op == Op::upload) uploads.push_back(command.target);
-      if (command.op == Op::open) stream = command.stream;
+      if (command.op != Op::open) continue;
+      stream = command.stream;
+      loader.opened(stream, command.begin, true, manifest.files[0].nbytes);
     }
   };
   using Buffers = std::vector<uint32_t>;
   poll();
-  // The first bytes' own, two slots ahead
-  EXPECT_EQ(asked, (Buffers{0}));
-  loader.opened(stream, 0, true, manifest.files[0].nbytes);
+  EXPECT_EQ(asked, (Buffers{0, 1})) << "those of eight slots, of which the segment has four";
   loader.chunk(stream, 64 << 10);
   poll();
-  EXPECT_EQ(asked, (Buffers{0})) << "two are twice the bytes that have come, and one is there";
+  EXPECT_EQ(asked, (Buffers{0, 1, 2}));
   loader.allocated(0);
   poll();
   ASSERT_EQ(uploads.size(), 1u);
   loader.uploaded(uploads[0]);
   loader.chunk(stream, 192 << 10);
   poll();
-  EXPECT_EQ(asked, (Buffers{0, 1})) << "of 512 KiB, twice what has come";
+  EXPECT_EQ(asked, (Buffers{0, 1, 2, 3}))
+      << "four times what has come, where eight slots end before";
   loader.allocated(1);
   for (size_t done = 1; done < uploads.size(); ++done) loader.uploaded(uploads[done]);
   uploads.clear();
   loader.chunk(stream, 64 << 10);
   poll();
-  EXPECT_EQ(asked, (Buffers{0, 1}));
-  loader.chunk(stream, 64 << 10);
-  poll();
-  EXPECT_EQ(asked, (Buffers{0, 1, 2}));
+  EXPECT_EQ(asked, (Buffers{0, 1, 2, 3, 4}));
   loader.abort();
   poll();
 }

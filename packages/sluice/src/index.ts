@@ -11,6 +11,7 @@ import type { Source } from './sources/source.js';
 import { MAX_STAGING_SLOTS } from './sinks/remote_sink.js';
 import { startWorker } from './start_worker.js';
 import { orAborted } from './util/abort.js';
+import { KeptWorkers } from './util/kept_workers.js';
 import { askToPersist, browserPlatform, DEFAULT_ROOT } from './store/browser.js';
 import { ModelStore } from './store/model_store.js';
 import { checkStore, checkStoreName, storeKey, StoreUse } from './store/store_use.js';
@@ -61,6 +62,20 @@ export async function loadModel(
   }
 }
 
+/** One: of a page's loads mostly one is under way. */
+const loadingWorkers = new KeptWorkers<Worker>(1, {
+  rest(worker, gone) {
+    worker.onerror = gone;
+  },
+  end(worker) {
+    worker.terminate();
+  },
+});
+
+function keepUnused(worker: Worker | undefined): void {
+  if (worker) loadingWorkers.give(worker);
+}
+
 /** Loads what lies at a place, in a worker where one is wanted and can be had. */
 async function loadAt(
   module: Promise<WebAssembly.Module>,
@@ -76,9 +91,10 @@ async function loadAt(
   const store = wish && storeModule().catch(() => undefined);
   if (wantsWorker && target !== 'cpu' && !own && typeof Worker !== 'undefined') {
     const ahead = new DeviceAhead(target, options, MAX_STAGING_SLOTS);
-    const started = startWorker(options.worker === true);
+    const kept = loadingWorkers.take();
+    const started = kept ? Promise.resolve(kept) : startWorker(options.worker === true);
     try {
-      const worker = await orAborted(started, options.signal, (late) => late?.terminate());
+      const worker = await orAborted(started, options.signal, keepUnused);
       if (worker) {
         const storeWasm = await store;
         return await loadInWorker(
@@ -88,6 +104,7 @@ async function loadAt(
           options,
           ahead,
           wish && { ...wish, ...(storeWasm ? { module: storeWasm } : {}) },
+          keepUnused,
         );
       }
     } finally {

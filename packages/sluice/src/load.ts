@@ -55,6 +55,7 @@ export async function loadHere(
     const compiled = await orAborted(module, options.signal, () => undefined);
     const loader = await openModel(compiled, source, name, options.signal, checkOf(use));
     const manifest = loader.manifest();
+    const reservedBytes = use?.budgetBytes(manifest) ?? 0;
     if (options.tensors === undefined) use?.opened(manifest);
     const staged = target !== 'consume' && target !== 'cpu';
     const expandOnDevice = await chooseExpansion(target, manifest, options, ahead);
@@ -63,7 +64,7 @@ export async function loadHere(
         staged,
         expandOnDevice,
         slotCopies: staged ? GPU_SLOT_COPIES : 1,
-        reservedBytes: use?.budgetBytes(manifest) ?? 0,
+        reservedBytes,
         allStored: use?.hasAll(manifest) ?? false,
         unbuffered: source.unbuffered,
       }),

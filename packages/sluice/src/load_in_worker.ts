@@ -28,7 +28,8 @@ const REMOTE_SLOTS = { staged: true, slotCopies: 3, copiedSlots: MAX_STAGING_SLO
 
 /**
  * Loads with everything but the device in a worker: it fetches and decodes, and blocks of bytes are
- * transferred to this thread, which owns the device. `ahead` is of the same device, and the caller's to stop. Rejects as loadHere() does.
+ * transferred to this thread, which owns the device. `ahead` is of the same device, and the caller's to stop. The worker
+ * is ended with the load, or where that has succeeded given to `keep`. Rejects as loadHere() does.
  */
 export async function loadInWorker(
   module: Promise<WebAssembly.Module>,
@@ -37,6 +38,7 @@ export async function loadInWorker(
   options: LoadOptions,
   ahead: DeviceAhead,
   store?: StoreWish,
+  keep?: (worker: Worker) => void,
 ): Promise<Model> {
   const talk = new Conversation(worker, options.signal);
   const release: (() => void)[] = [];
@@ -101,6 +103,7 @@ export async function loadInWorker(
     const { progress, store: report } = await talk.next('done');
     // The worker's half has closed its sink before it said so; on this side that may still be on its way
     await served.finished;
+    talk.keep = keep;
     const tensors = gpuTensors(manifest, plan, sink);
     return buildModel(manifest, tensors, device, target === 'gpu', {
       ...progress,
@@ -123,17 +126,21 @@ const STOP_TIMEOUT_MS = 5000;
 
 type Answer<T extends FromWorker['type']> = Extract<FromWorker, { type: T }>;
 
-/** One load's messages with its worker. Ends the worker, and every wait with it. */
+/** One load's messages with its worker. Ends the worker, or gives it to the next load, and ends every wait with it. */
 class Conversation {
   onProgress: ((progress: LoadProgress) => void) | undefined;
   onTensor: ((index: number) => void) | undefined;
   /** The worker has something to put in order before it is ended. */
   stopsInOrder = false;
+  /** Takes the worker when it has put everything in order. */
+  keep: ((worker: Worker) => void) | undefined;
   /** Told of the first failure, whether or not somebody waits for an answer. */
   onFailure: ((error: SluiceError) => void) | undefined;
   readonly #worker: Worker;
   readonly #signal: AbortSignal | undefined;
   readonly #answers: FromWorker[] = [];
+  /** Ends listening to the worker. */
+  readonly #over = new AbortController();
   #waiting:
     { resolve: (message: FromWorker) => void; reject: (error: unknown) => void } | undefined;
   #error: SluiceError | undefined;
@@ -179,9 +186,10 @@ class Conversation {
   constructor(worker: Worker, signal: AbortSignal | undefined) {
     this.#worker = worker;
     this.#signal = signal;
-    worker.addEventListener('message', this.#onMessage);
-    worker.addEventListener('error', this.#onError);
-    worker.addEventListener('messageerror', this.#onError);
+    const { signal: over } = this.#over;
+    worker.addEventListener('message', this.#onMessage, { signal: over });
+    worker.addEventListener('error', this.#onError, { signal: over });
+    worker.addEventListener('messageerror', this.#onError, { signal: over });
     if (signal?.aborted) this.#onAbort();
     else signal?.addEventListener('abort', this.#onAbort, { once: true });
   }
@@ -208,7 +216,7 @@ class Conversation {
 
   end(): void {
     this.#signal?.removeEventListener('abort', this.#onAbort);
-    if (this.stopsInOrder) {
+    if (this.stopsInOrder || this.keep) {
       // No load waits for it; what it has fetched is kept for the next time
       closeBehind(this.#stopped());
     } else {
@@ -217,21 +225,28 @@ class Conversation {
     this.#fail(new SluiceError('aborted', 'the load has ended'));
   }
 
-  /** Ends the worker once its store is in order. */
+  /** Ends the worker, or gives it away, once its store is in order. */
   async #stopped(): Promise<void> {
+    const worker = this.#worker;
+    const { signal: over } = this.#over;
     let timer: ReturnType<typeof setTimeout> | undefined;
-    await new Promise<void>((resolve) => {
-      this.#worker.addEventListener('message', ({ data }: MessageEvent<FromWorker>) => {
-        if (data.type === 'stopped') resolve();
-      });
-      this.#worker.addEventListener('error', () => {
-        resolve();
-      });
-      timer = setTimeout(resolve, STOP_TIMEOUT_MS);
+    const inOrder = await new Promise<boolean>((resolve) => {
+      const onMessage = ({ data }: MessageEvent<FromWorker>): void => {
+        if (data.type === 'stopped') resolve(true);
+        if (data.type === 'failed') resolve(false);
+      };
+      const onFailure = (): void => {
+        resolve(false);
+      };
+      worker.addEventListener('message', onMessage, { signal: over });
+      worker.addEventListener('error', onFailure, { signal: over });
+      timer = setTimeout(onFailure, STOP_TIMEOUT_MS);
       this.send({ type: 'stop' });
     });
     clearTimeout(timer);
-    this.#worker.terminate();
+    this.#over.abort();
+    if (inOrder && this.keep) this.keep(worker);
+    else worker.terminate();
   }
 
   /** A callback of the caller's that throws ends the load, as it does without a worker. */

@@ -185,8 +185,6 @@ export const DEFAULT_BUDGET_BYTES = 64 * 2 ** 20;
 export const SLOT_BYTES = 4 * 2 ** 20;
 /** Transfers at a time, at most: what browsers give an origin over HTTP/1.1. */
 const MAX_TRANSFERS = 6;
-/** Transfers at a time from the local store. */
-const STORED_TRANSFERS = 2;
 /**
  * What the requests under way may have asked for, all together, where a browser may take in whole responses, read or
  * not, and hold them beside the budget (Chromium's BufferingBytesConsumer).
@@ -194,6 +192,8 @@ const STORED_TRANSFERS = 2;
 const BUFFERED_BYTES = 64 * 2 ** 20;
 /** Each request costs some 10 ms of a connection, so that larger ones are faster. */
 const MAX_REQUEST_BYTES = 32 * 2 ** 20;
+/** What lies on this device is not requested. */
+const MAX_STORED_BYTES = 2 ** 40;
 
 /** The plan's options for a manifest. Errors: `invalid_argument`, naming a tensor that is not there. */
 export function planOptions(
@@ -236,21 +236,23 @@ export function planOptions(
       throw new SluiceError('invalid_argument', `option ${name} is ${value}; expected a number`);
     }
   }
-  // Each transfer fills a slot of its own: a disk, which answers at once, needs few, and uploads the rest
-  const { connections = allStored ? STORED_TRANSFERS : MAX_TRANSFERS } = options;
+  const { connections = MAX_TRANSFERS } = options;
   const plan: PlanOptions = {
     budgetBytes: (options.budgetBytes ?? DEFAULT_BUDGET_BYTES) - reservedBytes,
-    connections,
+    // What is stored is read from one end to the other, so that it is known what comes next
+    connections: allStored ? Math.min(connections, 1) : connections,
     maxSlotBytes: SLOT_BYTES,
     // Nothing has to be fetched to learn that the device is too small
     ...(allStored ? { allocateAhead: 0 } : {}),
-    maxSegmentBytes: Math.min(
-      MAX_REQUEST_BYTES,
-      // More than the first are added where each is slower than it is read, so that little of it lies about
-      unbuffered
-        ? Infinity
-        : Math.ceil(BUFFERED_BYTES / Math.max(options.connections ?? FIRST_TRANSFERS, 1)),
-    ),
+    maxSegmentBytes: allStored
+      ? MAX_STORED_BYTES
+      : Math.min(
+          MAX_REQUEST_BYTES,
+          // More than the first are added where each is slower than it is read, so that little of it lies about
+          unbuffered
+            ? Infinity
+            : Math.ceil(BUFFERED_BYTES / Math.max(options.connections ?? FIRST_TRANSFERS, 1)),
+        ),
     ...sink,
   };
   if (!sink.staged) plan.shareBelowBytes = 0;

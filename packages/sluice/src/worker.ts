@@ -1,6 +1,6 @@
 /**
  * The loading worker: fetches and decodes for a page whose GPU device lives on its main thread, and sends
- * blocks of bytes to it. loadModel() starts it; nobody else needs to.
+ * blocks of bytes to it, for one load after the other. loadModel() starts it; nobody else needs to.
  */
 import { asSluiceError, SluiceError } from './errors.js';
 import { runLoad } from './engine.js';
@@ -52,8 +52,8 @@ async function handle(message: ToWorker): Promise<void> {
       use = store && (await beginUse(store, source));
       model = await openModel(module, use?.source ?? source, opened.name, undefined, checkOf(use));
       manifest = model.manifest();
-      if (!store?.partial) use?.opened(manifest);
       const reservedBytes = use?.budgetBytes(manifest) ?? 0;
+      if (!store?.partial) use?.opened(manifest);
       const allStored = use?.hasAll(manifest) ?? false;
       scope.postMessage({
         type: 'opened',
@@ -103,6 +103,8 @@ async function handle(message: ToWorker): Promise<void> {
     case 'stop':
       source?.close();
       await use?.close();
+      // The page may have another model for it
+      source = model = manifest = plan = use = unavailable = undefined;
       scope.postMessage({ type: 'stopped' });
       break;
   }

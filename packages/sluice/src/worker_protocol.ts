@@ -30,7 +30,8 @@ export interface StoreWish {
 
 /**
  * What the page tells its loading worker, in this order: open, plan, run; it need not have the plan to say run. It ends
- * the worker with the load, after `stop` where there is a store to be left in order.
+ * the worker with the load, after `stop` where there is a store to be left in order; or keeps it once that is answered,
+ * to begin anew.
  */
 export type ToWorker =
   | { type: 'open'; module: WebAssembly.Module; place: ModelPlace; store?: StoreWish }

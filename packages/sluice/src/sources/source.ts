@@ -1,8 +1,10 @@
-/** Bytes that lie in a file of this device, and are read when they are wanted, straight to where they go. */
+/** Bytes that the store has, in a file of this device or read ahead of time: they go from there straight to their place. */
 export interface StoredBytes {
   readonly byteLength: number;
   /** Fills `target` with the bytes from `from` on. Throws a SluiceError. */
   readInto(target: Uint8Array, from: number): void;
+  /** Gives back the memory that they lie in, where they lie in any: nothing can be read afterwards. */
+  release?(): void;
 }
 
 /** What tells one version of a file from another; '' for what is not known. */

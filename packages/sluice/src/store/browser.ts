@@ -4,8 +4,7 @@ import { storeModule } from '../wasm_files.js';
 import { webLocks } from './locks.js';
 import { opfsRoot } from './opfs.js';
 import type { StorePlatform } from './platform.js';
-import type { Port } from './remote_io.js';
-import { WorkerPool } from './worker_pool.js';
+import { StoreWorkers, type Port } from './remote_io.js';
 
 /** The store's root in the origin private file system, unless the caller names another. */
 export const DEFAULT_ROOT = 'sluice';
@@ -89,8 +88,7 @@ function canShare(root: string): Promise<boolean> {
   return known;
 }
 
-/** As many as one load has; of a page's loads mostly one is under way. */
-const workers = new WorkerPool(startWorker, 3);
+const workers = new StoreWorkers(startWorker);
 
 async function startWorker(): Promise<Port> {
   const worker = await startStoreWorker();

@@ -1,4 +1,6 @@
-import type { LocalIo, StoreIo } from './io.js';
+import { EXTENT_BYTES } from './extent_writer.js';
+import type { ByteRange, LocalIo, StoreIo } from './io.js';
+import { nextTask } from '../util/task.js';
 import type { Digest, Run } from './store_module.js';
 
 /** Extents that are verified ahead of those that were wanted, at most. */
@@ -25,14 +27,26 @@ interface Look {
   readonly verified: Promise<boolean>;
   /** It was found to be right. */
   good: boolean;
+  /** Its bytes, until somebody takes them or the memory is needed. */
+  block?: ArrayBuffer | undefined;
 }
 
-/** Whether stored extents are still what was stored: each is looked at once, those that come next ahead of time. */
+/**
+ * Whether stored extents are still what was stored: each is looked at once, those that come next ahead of time. Where
+ * there is memory for it, who looks hands over the bytes as well, so that the loading thread need not read them again
+ * and uses the very bytes that were digested.
+ */
 export class ExtentVerifier {
   readonly #target: VerifierTarget;
   readonly #looks = new Map<string, Look>();
   /** Of those, extents that nobody has wanted yet. */
   readonly #ahead = new Set<string>();
+  /** Looks that bring bytes, of those that nobody has taken yet. */
+  readonly #bringing = new Map<string, Look>();
+  /** Free memory for them. */
+  readonly #blocks: ArrayBuffer[] = [];
+  #blocksMade = 0;
+  #mostBlocks = 0;
   /** Where the next one is that nobody has looked at. */
   #frontier = { path: '', offset: 0 };
   #next = 0;
@@ -41,22 +55,56 @@ export class ExtentVerifier {
     this.#target = target;
   }
 
-  /** Whether the bytes of an extent have the digest that was stored with them. Rejects where they cannot be read. */
-  verify(path: string, run: Run): Promise<boolean> {
+  /** From now on there is memory for the bytes of so many extents: with fewer than before, what was read ahead is dropped. */
+  useBlocks(count: number): void {
+    this.#mostBlocks = count;
+    if (this.#blocksMade <= count) return;
+    this.#dropBrought();
+    for (const block of this.#blocks.splice(0)) this.give(block);
+  }
+
+  /**
+   * Whether the bytes of an extent have the digest that was stored with them. Rejects where they cannot be read. With
+   * `taking` they are wanted, and those of the extents behind it: take() may have them.
+   */
+  verify(path: string, run: Run, taking = false): Promise<boolean> {
     const key = keyOf(path, run.begin);
     const known = this.#looks.get(key);
     const foreseen = this.#ahead.delete(key);
     if (known && !foreseen) return known.verified;
     const ios = this.#ready();
-    if (!known) this.#look(path, [run], ios);
     if (!foreseen) {
       // What was looked at elsewhere may not be wanted at all
       this.#ahead.clear();
+      this.#dropBrought();
       this.#frontier = { path, offset: run.end };
     }
+    if (!known) this.#look(path, [run], ios, taking);
     // The calling thread has better to do than to look ahead
-    if (ios[0] !== this.#target.local) this.#lookAhead(ios);
+    if (ios[0] !== this.#target.local) this.#lookAhead(ios, taking);
     return this.#looks.get(key)?.verified ?? Promise.resolve(false);
+  }
+
+  /** The bytes of the extent at `begin`, at the beginning of a block, if it is right and they are at hand. To be given back. */
+  take(path: string, begin: number): ArrayBuffer | undefined {
+    const key = keyOf(path, begin);
+    const look = this.#bringing.get(key);
+    const block = look?.block;
+    if (!look || !block) return undefined;
+    this.#bringing.delete(key);
+    look.block = undefined;
+    return block;
+  }
+
+  /** Whether take() may have the bytes of the extent at `begin`, now or later. */
+  brings(path: string, begin: number): boolean {
+    return this.#bringing.has(keyOf(path, begin));
+  }
+
+  /** A block that take() gave is free again. */
+  give(block: ArrayBuffer): void {
+    if (this.#blocksMade > this.#mostBlocks) this.#blocksMade--;
+    else this.#blocks.push(block);
   }
 
   /** An extent was found to be right. */
@@ -75,7 +123,33 @@ export class ExtentVerifier {
       if (path !== undefined && !key.startsWith(`${path}\n`)) continue;
       this.#looks.delete(key);
       this.#ahead.delete(key);
+      this.#drop(key);
     }
+  }
+
+  /** Nobody will take the bytes of any extent that was looked at so far. */
+  #dropBrought(): void {
+    for (const key of this.#bringing.keys()) this.#drop(key);
+  }
+
+  /** Nobody will take these bytes: their memory is free, at once or when they come. */
+  #drop(key: string): void {
+    const look = this.#bringing.get(key);
+    if (!this.#bringing.delete(key) || !look?.block) return;
+    this.give(look.block);
+    look.block = undefined;
+  }
+
+  /** Memory for the bytes of an extent; undefined where all is in use. */
+  #block(): ArrayBuffer | undefined {
+    const block = this.#blocks.pop();
+    if (block || this.#blocksMade >= this.#mostBlocks) return block;
+    this.#blocksMade++;
+    return new ArrayBuffer(EXTENT_BYTES);
+  }
+
+  #hasBlock(): boolean {
+    return this.#blocks.length > 0 || this.#blocksMade < this.#mostBlocks;
   }
 
   /** Who can look at stored bytes now: workers that run; until one does, this thread, rather than wait for it. */
@@ -86,14 +160,15 @@ export class ExtentVerifier {
     return local ? [local] : ios;
   }
 
-  /** Looks at the extents that come next, in this file and those behind it. */
-  #lookAhead(ios: readonly StoreIo[]): void {
+  /** Looks at the extents that come next, in this file and those behind it: with `taking` as many as there are blocks for. */
+  #lookAhead(ios: readonly StoreIo[], taking: boolean): void {
     const target = this.#target;
-    if (this.#ahead.size > VERIFY_AHEAD - BATCH) return;
-    while (this.#ahead.size < VERIFY_AHEAD) {
+    const bringing = taking && (this.#bringing.size > 0 || this.#hasBlock());
+    if (!bringing && this.#ahead.size > VERIFY_AHEAD - BATCH) return;
+    while (this.#ahead.size < VERIFY_AHEAD && (!bringing || this.#hasBlock())) {
       const { path } = this.#frontier;
-      // The first ones are wanted soon
-      const most = Math.max(Math.min(this.#ahead.size >> 1, BATCH), 1);
+      // The first ones are wanted soon; and an answer brings the bytes of one
+      const most = bringing ? 1 : Math.max(Math.min(this.#ahead.size >> 1, BATCH), 1);
       const runs: Run[] = [];
       while (runs.length < most && this.#ahead.size < VERIFY_AHEAD) {
         const run = target.find(path, this.#frontier.offset);
@@ -105,7 +180,7 @@ export class ExtentVerifier {
         runs.push(run);
       }
       if (runs.length > 0) {
-        this.#look(path, runs, ios);
+        this.#look(path, runs, ios, bringing);
         continue;
       }
       // Another transfer may have it already, or it is not wanted: then it was looked at for nothing
@@ -115,24 +190,74 @@ export class ExtentVerifier {
     }
   }
 
-  /** Has somebody look at extents of one file. */
-  #look(path: string, runs: readonly Run[], ios: readonly StoreIo[]): void {
+  /** Has somebody look at extents of one file; with `taking` at a single one, whose bytes are wanted. */
+  #look(path: string, runs: readonly Run[], ios: readonly StoreIo[], taking: boolean): void {
     const io = ios[this.#next++ % ios.length];
-    const digests =
-      io?.digests(
-        this.#target.nameOf(path),
-        runs.map(({ begin, end }) => ({ begin, end })),
-      ) ?? Promise.resolve<(Digest | undefined)[]>([]);
-    for (const [i, { begin, digest }] of runs.entries()) {
+    if (!io) return;
+    const name = this.#target.nameOf(path);
+    // Workers that start say so by messages, which this thread would not hear of while it looks
+    const { ios: all, local } = this.#target;
+    const turn = io === local && !all.includes(local) ? nextTask() : Promise.resolve();
+    const [first] = runs;
+    if (taking && first && first.end - first.begin <= EXTENT_BYTES) {
+      const block = this.#block();
+      if (block) {
+        this.#bring(
+          path,
+          first,
+          turn.then(() => io.extent(name, rangeOf(first), block)),
+        );
+        return;
+      }
+    }
+    const digests = turn.then(() => io.digests(name, runs.map(rangeOf)));
+    for (const [i, run] of runs.entries()) {
       const verified = digests.then((found) => {
-        look.good = found[i]?.low === digest.low && found[i].high === digest.high;
+        look.good = isRight(run, found[i]);
         return look.good;
       });
       const look: Look = { verified, good: false };
-      verified.catch(() => undefined); // heard by who wants it
-      this.#looks.set(keyOf(path, begin), look);
+      this.#note(path, run, look);
     }
   }
+
+  /** Notes a look that brings bytes, which wait there for take(). */
+  #bring(path: string, run: Run, answer: ReturnType<StoreIo['extent']>): void {
+    const key = keyOf(path, run.begin);
+    const verified = answer.then(
+      ({ block, digest }) => {
+        look.good = isRight(run, digest);
+        if (look.good && this.#bringing.get(key) === look) {
+          look.block = block;
+          return true;
+        }
+        if (this.#bringing.get(key) === look) this.#bringing.delete(key);
+        this.give(block);
+        return look.good;
+      },
+      (error: unknown) => {
+        if (this.#bringing.get(key) === look) this.#bringing.delete(key);
+        this.#blocksMade--; // it is lost with the answer
+        throw error;
+      },
+    );
+    const look: Look = { verified, good: false };
+    this.#bringing.set(key, look);
+    this.#note(path, run, look);
+  }
+
+  #note(path: string, { begin }: Run, look: Look): void {
+    look.verified.catch(() => undefined); // heard by who wants it
+    this.#looks.set(keyOf(path, begin), look);
+  }
+}
+
+function rangeOf({ begin, end }: Run): ByteRange {
+  return { begin, end };
+}
+
+function isRight({ digest }: Run, found: Digest | undefined): boolean {
+  return found?.low === digest.low && found.high === digest.high;
 }
 
 function keyOf(path: string, begin: number): string {

@@ -27,6 +27,15 @@ export interface StoreIo {
   end(writer: number): Promise<Digest>;
   /** The digests of ranges of a file; undefined where the file is shorter. */
   digests(file: string, ranges: readonly ByteRange[]): Promise<(Digest | undefined)[]>;
+  /**
+   * Reads a range of a file into the beginning of `block`, which is handed over and comes back, and digests those very
+   * bytes; the digest is undefined where the file is shorter.
+   */
+  extent(
+    file: string,
+    range: ByteRange,
+    block: ArrayBuffer,
+  ): Promise<{ block: ArrayBuffer; digest: Digest | undefined }>;
   /** The checksum of a whole file of `nbytes` bytes, in lower-case hexadecimal digits. */
   checksum(file: string, nbytes: number, algorithm: 'md5' | 'sha256'): Promise<string>;
   /** Reads into `block`, which is handed over and comes back, at most `nbytes` bytes. */
@@ -152,13 +161,27 @@ export class LocalIo implements StoreIo {
     return digests;
   }
 
-  async #digest(name: string, { begin, end }: ByteRange): Promise<Digest | undefined> {
+  async extent(
+    name: string,
+    range: ByteRange,
+    block: ArrayBuffer,
+  ): Promise<{ block: ArrayBuffer; digest: Digest | undefined }> {
+    return { block, digest: await this.#digest(name, range, new Uint8Array(block)) };
+  }
+
+  /** The digest of a range, whose bytes are also copied to `into`, where there is one. */
+  async #digest(
+    name: string,
+    { begin, end }: ByteRange,
+    into?: Uint8Array,
+  ): Promise<Digest | undefined> {
     const file = await this.readable(name);
     const held = file ? undefined : await this.#folder.slice?.(name, begin, end);
     // From here on nothing waits: the digest is that of all who read here
     const digest = (this.#reader ??= this.#module.hash());
     if (!file) {
       if (held?.byteLength !== end - begin) return undefined;
+      into?.set(held);
       digest.update(held);
       return digest.finish();
     }
@@ -169,6 +192,7 @@ export class LocalIo implements StoreIo {
         const window = digest.window(end - at);
         whole = file.read(window, at) === window.byteLength;
         digest.take(window.byteLength);
+        into?.set(window, at - begin);
         at += window.byteLength;
       }
     } finally {

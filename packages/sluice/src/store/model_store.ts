@@ -5,7 +5,7 @@ import type { StorePlatform } from './platform.js';
 import { allClosed } from './closing.js';
 import { lockName } from './model_locks.js';
 import { readJournal } from './journal_slots.js';
-import { ModelSession } from './session.js';
+import { ModelSession, type SessionOptions } from './session.js';
 import { StoreModule, type StoredModelInfo } from './store_module.js';
 import { aborted } from '../util/abort.js';
 
@@ -101,10 +101,7 @@ export class ModelStore {
   }
 
   /** One load's use of a model; see ModelSession.open(). */
-  session(
-    key: string,
-    options: { poolBytes: number; signal?: AbortSignal | undefined },
-  ): Promise<ModelSession> {
+  session(key: string, options: SessionOptions): Promise<ModelSession> {
     return ModelSession.open(this.platform, key, options);
   }
 
@@ -147,7 +144,7 @@ export class ModelStore {
                 },
               );
             }
-            const stored = await session.bytes(path, at, run.end);
+            const stored = await session.bytes(path, run, at, run.end);
             if (!stored)
               throw new SluiceError('io', session.report.problem ?? `${path}: not readable`);
             const bytes = stored instanceof Uint8Array ? stored : new Uint8Array(stored.byteLength);

@@ -5,8 +5,7 @@ import { diskRoot } from './disk.js';
 import { diskLocks } from './disk_locks.js';
 import { storeModule } from '../wasm_files_node.js';
 import type { StorePlatform } from './platform.js';
-import type { Port } from './remote_io.js';
-import { WorkerPool } from './worker_pool.js';
+import { StoreWorkers, type Port } from './remote_io.js';
 
 /** The store in a folder of the disk, which is made where it is not there. */
 export async function nodePlatform(directory: string): Promise<StorePlatform> {
@@ -27,8 +26,7 @@ export async function nodePlatform(directory: string): Promise<StorePlatform> {
   };
 }
 
-/** As many as one load has; of a program's loads mostly one is under way. */
-const workers = new WorkerPool(startWorker, 3);
+const workers = new StoreWorkers(startWorker);
 
 async function startWorker(): Promise<Port> {
   const worker = new Worker(new URL('./store_worker_node.js', import.meta.url));

@@ -1,7 +1,6 @@
 import type { StoreFolder } from './files.js';
 import type { Locks } from './locks.js';
-import type { StorePlace } from './remote_io.js';
-import type { WorkerPool } from './worker_pool.js';
+import type { StorePlace, StoreWorkers } from './remote_io.js';
 
 /** What the store needs of where it runs: browser.ts and node.ts of this folder. */
 export interface StorePlatform {
@@ -17,7 +16,7 @@ export interface StorePlatform {
   module(): Promise<WebAssembly.Module>;
   openRoot(): Promise<StoreFolder>;
   /** Workers that serve store operations. */
-  readonly workers: WorkerPool;
+  readonly workers: StoreWorkers;
   /** Bytes that can still be stored; undefined where that is not known. */
   free(): Promise<number | undefined>;
 }

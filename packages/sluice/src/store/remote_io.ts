@@ -1,4 +1,5 @@
 import { asSluiceError, SluiceError, type ErrorCode, type ErrorDetails } from '../errors.js';
+import { KeptWorkers } from '../util/kept_workers.js';
 import type { StoreFolder } from './files.js';
 import { LocalIo, type ByteRange, type StoreIo } from './io.js';
 import { StoreModule, type Digest } from './store_module.js';
@@ -17,6 +18,39 @@ export interface Port {
   hold(waiting: boolean): void;
   /** Ends the other side; what it was doing is lost. */
   terminate(): void;
+}
+
+/** As many as one load has: of the loads of a page or program mostly one is under way. */
+const KEPT_WORKERS = 3;
+
+/** Workers that serve store operations, for one session after the other. */
+export class StoreWorkers {
+  readonly #start: () => Promise<Port>;
+  readonly #kept = new KeptWorkers<Port>(KEPT_WORKERS, {
+    rest(port, gone) {
+      port.listen(() => undefined, gone);
+      port.hold(false); // listening holds it
+    },
+    end(port) {
+      port.terminate();
+    },
+  });
+
+  /** `start` gives a new one. */
+  constructor(start: () => Promise<Port>) {
+    this.#start = start;
+  }
+
+  /** One that waits, or a new one. Its failures are the taker's to hear. */
+  take(): Promise<Port> {
+    const kept = this.#kept.take();
+    return kept ? Promise.resolve(kept) : this.#start();
+  }
+
+  /** Takes back one that has closed everything. */
+  give(port: Port): void {
+    this.#kept.give(port);
+  }
 }
 
 type Method = Exclude<keyof StoreIo, 'close' | 'ready'>;
@@ -159,6 +193,15 @@ export class RemoteIo implements StoreIo {
 
   async digests(file: string, ranges: readonly ByteRange[]): Promise<(Digest | undefined)[]> {
     return (await this.#call('digests', [file, ranges])) as (Digest | undefined)[];
+  }
+
+  async extent(
+    file: string,
+    range: ByteRange,
+    block: ArrayBuffer,
+  ): Promise<{ block: ArrayBuffer; digest: Digest | undefined }> {
+    const answer = await this.#call('extent', [file, range, block], [block]);
+    return answer as { block: ArrayBuffer; digest: Digest | undefined };
   }
 
   async checksum(file: string, nbytes: number, algorithm: 'md5' | 'sha256'): Promise<string> {

@@ -53,6 +53,13 @@ export interface StoreReport {
   problem?: string;
 }
 
+/** Memory is in bytes. */
+export interface SessionOptions {
+  poolBytes: number;
+  readAheadBytes?: number;
+  signal?: AbortSignal | undefined;
+}
+
 /** What a manifest says of a file beyond its bytes. */
 export interface FileChecksum {
   path: string;
@@ -85,6 +92,8 @@ export class ModelSession {
   readonly #ios: StoreIo[];
   readonly #local: LocalIo | undefined;
   readonly #pool: BlockPool;
+  /** Extents for which there is memory, where all that is wanted is stored. */
+  readonly #readAhead: number;
   #model: StoredModel;
   /** What the model has told of itself, until it changes. */
   #known: StoredModelInfo | undefined;
@@ -127,6 +136,7 @@ export class ModelSession {
     local: LocalIo | undefined;
     model: StoredModel;
     poolBytes: number;
+    readAheadBytes: number;
   }) {
     this.#module = parts.module;
     this.#key = parts.key;
@@ -147,16 +157,22 @@ export class ModelSession {
       behind: (path) => this.#fileBehind(path),
     });
     this.#loaded = this.#learn();
+    const most = Math.floor(parts.readAheadBytes / EXTENT_BYTES);
+    // Alone, the calling thread reads nothing ahead
+    this.#readAhead = this.#first === this.#local ? Math.min(most, 1) : most;
+    // What is behind the manifest is wanted soon
+    if (this.#loaded) this.#verifier.useBlocks(this.#readAhead);
   }
 
   /**
    * Opens what is stored under `key`, which may be nothing yet. `poolBytes` is the memory for bytes on their way to
-   * the store. Rejects with `io` where there is no store here, with `aborted`.
+   * the store, `readAheadBytes` that for bytes on their way from a store that has all of them. Rejects with `io` where
+   * there is no store here, with `aborted`.
    */
   static async open(
     platform: StorePlatform,
     key: string,
-    options: { poolBytes: number; signal?: AbortSignal | undefined },
+    options: SessionOptions,
   ): Promise<ModelSession> {
     const { signal } = options;
     // They start while everything else is made ready
@@ -208,7 +224,7 @@ export class ModelSession {
       if (platform.sharedFiles)
         for (const { index } of model.snapshot().files.slice(0, OPENED_AHEAD))
           void local?.file(String(index)).catch(() => undefined);
-      const { poolBytes } = options;
+      const { poolBytes, readAheadBytes = 0 } = options;
       const session = new ModelSession({
         module,
         key,
@@ -219,6 +235,7 @@ export class ModelSession {
         local,
         model,
         poolBytes,
+        readAheadBytes,
       });
       if (session.loaded) locks.read().catch(() => undefined); // heard by the first who reads
       return session;
@@ -523,9 +540,9 @@ export class ModelSession {
 
   /**
    * Whether an extent's bytes are still what was stored; they are looked at once. A damaged extent is forgotten. False
-   * also where nothing can be read here.
+   * also where nothing can be read here. With `taking`, bytes() will be asked for them, and for those behind it.
    */
-  async verify(path: string, run: Run): Promise<boolean> {
+  async verify(path: string, run: Run, taking = false): Promise<boolean> {
     if (this.#unreadable) return false;
     try {
       await this.#locks.read();
@@ -535,7 +552,7 @@ export class ModelSession {
       return false;
     }
     try {
-      if (await this.#verifier.verify(path, run)) return true;
+      if (await this.#verifier.verify(path, run, taking)) return true;
     } catch (error) {
       this.#cannotRead(error);
       return false;
@@ -553,10 +570,11 @@ export class ModelSession {
   }
 
   /** How far a file is known to be right from a verified extent on, that ends at `end`: to `limit` at most. */
-  goodTo(path: string, end: number, limit: number): number {
+  #goodTo(path: string, end: number, limit: number): number {
     while (end < limit) {
       const run = this.find(path, end);
       if (!run.stored || !this.#verifier.isGood(path, run.begin)) break;
+      if (this.#verifier.brings(path, run.begin)) break;
       void this.#verifier.verify(path, run); // it is wanted now
       end = run.end;
     }
@@ -567,7 +585,7 @@ export class ModelSession {
   verifyAhead(path: string, offset: number): void {
     const run = this.find(path, offset);
     if (!this.#loaded || !run.stored) return;
-    this.verify(path, run).catch(() => undefined); // who wants it hears of it
+    this.verify(path, run, true).catch(() => undefined); // who wants it hears of it
   }
 
   /** The file that was stored after this one, which is mostly the one that is loaded after it. */
@@ -582,21 +600,26 @@ export class ModelSession {
     this.#stopStoring(error);
   }
 
-  /** Bytes of a verified extent, from `begin` to `end` at most; undefined where they cannot be read after all. */
+  /**
+   * Bytes from `begin` on, which lies in the verified extent `run`, to `limit` at most; undefined where they cannot be
+   * read after all.
+   */
   async bytes(
     path: string,
+    run: Run,
     begin: number,
-    end: number,
+    limit: number,
   ): Promise<StoredBytes | Uint8Array | undefined> {
-    const file = this.#files.get(path);
-    if (!file) throw new SluiceError('internal', `nothing of ${path} is stored`);
     try {
-      const held = await this.#local?.readable(file.name);
-      const bytes = held
-        ? new FileBytes(held, path, begin, end)
-        : this.#local
-          ? await this.#local.slice(file.name, begin, Math.min(end, begin + SLICE_BYTES))
-          : await this.#copied(this.#first, file.name, path, begin, end);
+      const block = this.#verifier.take(path, run.begin);
+      const bytes = block
+        ? new BlockBytes(
+            new Uint8Array(block, begin - run.begin, Math.min(run.end, limit) - begin),
+            () => {
+              this.#verifier.give(block);
+            },
+          )
+        : await this.#read(path, begin, this.#goodTo(path, run.end, limit));
       this.#given.add(path);
       this.report.readBytes += bytes.byteLength;
       return bytes;
@@ -604,6 +627,16 @@ export class ModelSession {
       this.#cannotRead(error);
       return undefined;
     }
+  }
+
+  /** Bytes [begin, end) of a file, or the first of them. */
+  async #read(path: string, begin: number, end: number): Promise<StoredBytes | Uint8Array> {
+    const file = this.#files.get(path);
+    if (!file) throw new SluiceError('internal', `nothing of ${path} is stored`);
+    const held = await this.#local?.readable(file.name);
+    if (held) return new FileBytes(held, path, begin, end);
+    if (!this.#local) return this.#copied(this.#first, file.name, path, begin, end);
+    return this.#local.slice(file.name, begin, Math.min(end, begin + SLICE_BYTES));
   }
 
   async #copied(
@@ -632,10 +665,18 @@ export class ModelSession {
     this.#stopStoring(error);
   }
 
-  /** Where all of these files are stored, less memory is for bytes on their way there; gives how much may be used. */
-  poolBytesFor(paths: readonly string[]): number {
-    if (paths.every((path) => this.#info(path)?.complete)) this.#pool.limit(REPAIR_BYTES);
-    return this.#pool.nbytes;
+  /**
+   * Bytes that a load of these files may hold here. Where all of them are stored, memory is less for bytes on their way
+   * there and more for those that come from there. To be called once.
+   */
+  memoryFor(paths: readonly string[]): number {
+    if (!paths.every((path) => this.#info(path)?.complete)) {
+      this.#verifier.useBlocks(0);
+      return this.#pool.nbytes;
+    }
+    this.#pool.limit(REPAIR_BYTES);
+    this.#verifier.useBlocks(this.#readAhead);
+    return this.#pool.nbytes + this.#readAhead * EXTENT_BYTES;
   }
 
   /** Bytes of these files that are not stored yet. */
@@ -901,6 +942,30 @@ class FileBytes implements StoredBytes {
     if (count !== target.byteLength) {
       throw damaged(this.#path, this.#begin + from, target.byteLength, count);
     }
+  }
+}
+
+/** Bytes that a worker has read. */
+class BlockBytes implements StoredBytes {
+  readonly byteLength: number;
+  readonly #bytes: Uint8Array;
+  #give: (() => void) | undefined;
+
+  constructor(bytes: Uint8Array, give: () => void) {
+    this.byteLength = bytes.byteLength;
+    this.#bytes = bytes;
+    this.#give = give;
+  }
+
+  readInto(target: Uint8Array, from: number): void {
+    if (!this.#give)
+      throw new SluiceError('internal', 'stored bytes were used after their release');
+    target.set(this.#bytes.subarray(from, from + target.byteLength));
+  }
+
+  release(): void {
+    this.#give?.();
+    this.#give = undefined;
   }
 }
 

@@ -5,11 +5,20 @@ import { ModelStore } from './model_store.js';
 import type { FileChecksum, ModelSession, StoreReport } from './session.js';
 import { checkManifest, parseIntegrity, type PinnedDigest } from '../integrity.js';
 import { fetchRanges, type FileRange } from './fetch_ranges.js';
+import { EXTENT_BYTES } from './extent_writer.js';
 import { StoredSource } from './stored_source.js';
 
 /** Memory for bytes on their way to the store, of a load's budget: of the usual one the rest is six slots of 4 MiB. */
 export function storeShare(budgetBytes: number): number {
   return Math.min(10 * 2 ** 20, Math.floor(budgetBytes / 4));
+}
+
+/** Extents on their way from the store, at most: one for each of three workers, and one that is used. */
+const READ_AHEAD = 4;
+
+/** Memory for them where all is stored, of a load's budget. */
+function readAheadShare(budgetBytes: number): number {
+  return Math.min(READ_AHEAD * EXTENT_BYTES, Math.floor((budgetBytes * 3) / 8));
 }
 
 let warned = false;
@@ -71,10 +80,14 @@ export class StoreUse {
     },
   ): Promise<StoreUse | undefined> {
     const pinned = options.integrity === undefined ? undefined : parseIntegrity(options.integrity);
-    const budgetBytes = storeShare(options.budgetBytes);
+    const { budgetBytes, signal } = options;
     try {
       const store = await openStore();
-      const session = await store.session(key, { poolBytes: budgetBytes, signal: options.signal });
+      const session = await store.session(key, {
+        poolBytes: storeShare(budgetBytes),
+        readAheadBytes: readAheadShare(budgetBytes),
+        signal,
+      });
       return new StoreUse(store, session, new StoredSource(session, origin), pinned, key);
     } catch (cause) {
       const error = asSluiceError(cause);
@@ -96,9 +109,9 @@ export class StoreUse {
     }
   }
 
-  /** Bytes of the budget that it takes for a model with these files. */
+  /** Bytes of the budget that it takes for a model with these files. To be called once, and before opened(). */
   budgetBytes({ files }: ModelManifest): number {
-    return this.#session.poolBytesFor(files.map(({ path }) => path));
+    return this.#session.memoryFor(files.map(({ path }) => path));
   }
 
   /** The manifest is read: looks at the bytes that a load of all tensors begins with, while it is planned. */

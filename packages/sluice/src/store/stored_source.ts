@@ -8,6 +8,7 @@ import type {
 } from '../sources/source.js';
 import type { ExtentWriter } from './extent_writer.js';
 import type { ModelSession } from './session.js';
+import type { Run } from './store_module.js';
 
 const NO_VALIDATORS = { etag: '', lastModified: '' };
 
@@ -97,6 +98,8 @@ class StoredStream implements ModelStream {
   /** Offset of the next byte that the origin gives. */
   #innerAt = 0;
   #writer: ExtentWriter | undefined;
+  /** Bytes of the store that were given last, until the next read(). */
+  #lent: StoredBytes | undefined;
 
   constructor(
     session: ModelSession,
@@ -124,6 +127,7 @@ class StoredStream implements ModelStream {
   }
 
   async read(): Promise<Uint8Array | StoredBytes | null> {
+    this.#takeBack();
     for (;;) {
       if (this.#cancelled) throw new SluiceError('aborted', `${this.#path}: cancelled`);
       if (this.#inner) {
@@ -137,15 +141,11 @@ class StoredStream implements ModelStream {
       const stop = Math.min(this.#end ?? Infinity, size ?? Infinity);
       if (this.#at >= stop) return null;
       const run = await this.#stored();
-      const bytes =
-        run &&
-        (await this.#session.bytes(
-          this.#path,
-          this.#at,
-          this.#session.goodTo(this.#path, run.end, stop),
-        ));
+      const bytes = run && (await this.#session.bytes(this.#path, run, this.#at, stop));
       if (bytes) {
         this.#at += bytes.byteLength;
+        if (!(bytes instanceof Uint8Array)) this.#lent = bytes;
+        if (this.#hasBeenCancelled()) this.#takeBack();
         return bytes;
       }
       await this.#openOrigin();
@@ -154,17 +154,23 @@ class StoredStream implements ModelStream {
 
   cancel(): void {
     this.#cancelled = true;
+    this.#takeBack();
     this.#leaveOrigin();
   }
 
+  #takeBack(): void {
+    this.#lent?.release?.();
+    this.#lent = undefined;
+  }
+
   /** The verified extent in which the next byte lies, or undefined. */
-  async #stored(): Promise<{ end: number } | undefined> {
+  async #stored(): Promise<Run | undefined> {
     // A manifest's end and a tensor's beginning are often of one request
     await this.#session.arrived(this.#path, this.#at);
     const size = this.#session.fileBytes(this.#path);
     if (size !== undefined && this.#at >= size) return undefined;
     const run = this.#session.find(this.#path, this.#at);
-    return run.stored && (await this.#session.verify(this.#path, run)) ? run : undefined;
+    return run.stored && (await this.#session.verify(this.#path, run, true)) ? run : undefined;
   }
 
   async #openOrigin(): Promise<void> {

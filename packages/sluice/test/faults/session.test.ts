@@ -33,7 +33,7 @@ async function put(session: Session, path: string, bytes: Uint8Array, etag: stri
 async function read(session: Session, path: string): Promise<Uint8Array> {
   const run = session.find(path, 0);
   assert.ok(run.stored && (await session.verify(path, run)));
-  const bytes = await session.bytes(path, 0, run.end);
+  const bytes = await session.bytes(path, run, 0, run.end);
   assert.ok(bytes);
   if (bytes instanceof Uint8Array) return bytes;
   const copy = new Uint8Array(bytes.byteLength);
@@ -163,7 +163,7 @@ describe('sessions of a stored model', { timeout: 60_000 }, () => {
       const run = session.find('a', 0);
       await session.close();
       assert.throws(() => session.find('a', 0), fails('aborted'));
-      assert.equal(await session.bytes('a', run.begin, run.end), undefined);
+      assert.equal(await session.bytes('a', run, run.begin, run.end), undefined);
       assert.equal(await session.writer('a'), undefined);
     }));
 

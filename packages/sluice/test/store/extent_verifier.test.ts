@@ -13,6 +13,8 @@ interface Asked {
   io: string;
   file: string;
   begins: number[];
+  /** With their bytes. */
+  whole?: boolean;
 }
 
 /** Files of so many extents each, stored but for `gaps`, one behind the other. */
@@ -23,6 +25,7 @@ function verifierOf(
     local = false,
     gaps = [] as readonly string[],
     answer = (file: string, range: ByteRange): Digest | undefined => digestOf(file, range.begin),
+    held = Promise.resolve(),
   } = {},
 ): { verifier: ExtentVerifier; asked: Asked[]; run: (file: number, extent: number) => Run } {
   const asked: Asked[] = [];
@@ -32,6 +35,12 @@ function verifierOf(
       digests: async (file: string, ranges: readonly ByteRange[]) => {
         asked.push({ io: name, file, begins: ranges.map(({ begin }) => begin / EXTENT) });
         return Promise.resolve(ranges.map((range) => answer(file, range)));
+      },
+      extent: async (file: string, range: ByteRange, block: ArrayBuffer) => {
+        asked.push({ io: name, file, begins: [range.begin / EXTENT], whole: true });
+        new Uint8Array(block)[0] = range.begin / EXTENT;
+        await held;
+        return { block, digest: answer(file, range) };
       },
     }) as unknown as StoreIo;
   const run = (file: number, extent: number): Run => ({
@@ -127,5 +136,91 @@ describe('ExtentVerifier', () => {
       },
     });
     await assert.rejects(() => verifier.verify('0', run(0, 0)), { code: 'io' });
+  });
+
+  test('brings the bytes of as many extents as there are blocks for, and each once', async () => {
+    const { verifier, asked, run } = verifierOf([40]);
+    verifier.useBlocks(3);
+    for (let extent = 0; extent < 40; extent++) {
+      assert.equal(await verifier.verify('0', run(0, extent), true), true);
+      assert.ok(all(asked).length <= extent + 3);
+      assert.equal(verifier.brings('0', extent * EXTENT), true);
+      const block = verifier.take('0', extent * EXTENT);
+      assert.ok(block);
+      assert.equal(new Uint8Array(block)[0], extent);
+      assert.equal(verifier.brings('0', extent * EXTENT), false);
+      assert.equal(verifier.take('0', extent * EXTENT), undefined);
+      verifier.give(block);
+    }
+    assert.deepEqual(
+      all(asked),
+      Array.from({ length: 40 }, (_, extent) => `0/${extent}`),
+    );
+    assert.ok(asked.every(({ whole }) => whole));
+  });
+
+  test('where every block is in use, extents are looked at without their bytes', async () => {
+    const { verifier, asked, run } = verifierOf([40]);
+    verifier.useBlocks(1);
+    await verifier.verify('0', run(0, 0), true);
+    assert.ok(verifier.take('0', 0));
+    assert.equal(await verifier.verify('0', run(0, 1), true), true);
+    assert.equal(verifier.take('0', EXTENT), undefined);
+    assert.equal(verifier.isGood('0', EXTENT), true);
+    assert.equal(asked.filter(({ whole }) => whole).length, 1);
+  });
+
+  test('bytes that nobody takes give up their block to those that are wanted', async () => {
+    const { verifier, run } = verifierOf([40]);
+    verifier.useBlocks(2);
+    await verifier.verify('0', run(0, 0), true);
+    await verifier.verify('0', run(0, 1), true);
+    // Elsewhere, as a second transfer would: both blocks hold what was expected to come next
+    assert.equal(await verifier.verify('0', run(0, 20), true), true);
+    const block = verifier.take('0', 20 * EXTENT);
+    assert.ok(block);
+    assert.equal(new Uint8Array(block)[0], 20);
+    assert.equal(verifier.take('0', 0), undefined);
+    assert.equal(verifier.isGood('0', 0), true);
+  });
+
+  test('an extent that is damaged, forgotten or cannot be read gives nothing, and its block back', async () => {
+    let fails = false;
+    const { verifier, run } = verifierOf([3], {
+      answer: (file, { begin }) => {
+        if (fails) throw new SluiceError('io', 'gone');
+        return begin === 0 ? { low: 1, high: 1 } : digestOf(file, begin);
+      },
+    });
+    verifier.useBlocks(1);
+    assert.equal(await verifier.verify('0', run(0, 0), true), false);
+    assert.equal(verifier.take('0', 0), undefined);
+    assert.equal(await verifier.verify('0', run(0, 1), true), true);
+    verifier.forget('0');
+    assert.equal(verifier.take('0', EXTENT), undefined);
+    fails = true;
+    await assert.rejects(verifier.verify('0', run(0, 1), true), { code: 'io' });
+    fails = false;
+    assert.equal(await verifier.verify('0', run(0, 2), true), true);
+    assert.ok(verifier.take('0', 2 * EXTENT));
+  });
+
+  test('fewer blocks than before: what is under way comes back to nobody', async () => {
+    let answer: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    const { verifier, asked, run } = verifierOf([40], { held });
+    verifier.useBlocks(4);
+    const verified = verifier.verify('0', run(0, 0), true);
+    await new Promise((resume) => setTimeout(resume));
+    assert.equal(asked.length, 4);
+    verifier.useBlocks(0);
+    answer();
+    assert.equal(await verified, true);
+    assert.equal(verifier.take('0', 0), undefined);
+    asked.length = 0;
+    assert.equal(await verifier.verify('0', run(0, 30), true), true);
+    assert.ok(asked.every(({ whole }) => !whole));
   });
 });
