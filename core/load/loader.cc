@@ -7,8 +7,10 @@ namespace sluice {
 namespace {
 
 constexpr uint64_t kDefaultRepeatedBytes = 64ull << 20;
-// On an H100 a buffer was there 2 to 5 ms after it was asked for, between uploads of 1 ms
+// On an H100 a buffer was there 2 to 5 ms after it was asked for, between uploads of 1 ms from a
+// disk. A network is slower, and buffers are asked for as its bytes come.
 constexpr uint64_t kForeseenSlots = 8;
+constexpr uint64_t kForeseenSlotsOfNetwork = 2;
 
 }  // namespace
 
@@ -88,7 +90,8 @@ void Loader::allocate_more() {
 // when it has done what it was told before, which takes as long as some slots.
 void Loader::ask_ahead(Stream& stream) {
   if (!options_.staged) return;
-  const auto wanted = static_cast<int64_t>(kForeseenSlots * plan_.shares.slot_bytes);
+  const uint64_t slots = options_.allocate_ahead == 0 ? kForeseenSlots : kForeseenSlotsOfNetwork;
+  const auto wanted = static_cast<int64_t>(slots * plan_.shares.slot_bytes);
   while (stream.foreseen < plan_.order.size() && stream.foreseen_nbytes < wanted) {
     const uint32_t t = plan_.order[stream.foreseen++];
     ask_for(plan_.placements[t].buffer);

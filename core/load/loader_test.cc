@@ -276,53 +276,74 @@ TEST(Loader, AsksForAFewBytesOfBuffersAtATime) {
   EXPECT_EQ(asked(), (Sizes{20, 20}));
 }
 
-TEST(Loader, AsksForBuffersAsTheirBytesCome) {
-  constexpr uint64_t kTensor = 256 << 10;
-  Manifest manifest = tensors_of({kTensor, kTensor, kTensor, kTensor, kTensor, kTensor, 0, 4});
-  PlanOptions options{.connections = 1,
-                      .allocate_ahead = 4,
-                      .max_slot_bytes = 64 << 10,
-                      .share_below_bytes = 0,
-                      .max_segment_bytes = kTensor};
-  auto plan = make_plan(manifest, options);
-  ASSERT_TRUE(plan);
-  Loader loader(manifest, *plan, options);
-  ASSERT_TRUE(loader.start());
-  std::vector<uint32_t> asked;
-  std::vector<uint32_t> uploads;
-  uint32_t stream = 0;
-  const auto poll = [&] {
-    Command command;
-    while (loader.poll(command)) {
-      if (command.op == Op::allocate) asked.push_back(command.target);
-      if (command.op == Op::upload) uploads.push_back(command.target);
-      if (command.op != Op::open) continue;
-      stream = command.stream;
-      loader.opened(stream, command.begin, true, manifest.files[0].nbytes);
+// What loads of six tensors, each of four slots and in a segment of its own, ask for.
+class AskingLoader {
+ public:
+  explicit AskingLoader(uint32_t allocate_ahead)
+      : options_{.connections = 1,
+                 .allocate_ahead = allocate_ahead,
+                 .max_slot_bytes = kTensor / 4,
+                 .share_below_bytes = 0,
+                 .max_segment_bytes = kTensor},
+        plan_(*make_plan(manifest_, options_)),
+        loader_(manifest_, plan_, options_) {
+    EXPECT_TRUE(loader_.start());
+    poll();
+  }
+
+  // All buffers asked for so far, once quarters of a tensor have come and what can be is uploaded.
+  std::vector<uint32_t> after(uint32_t quarters) {
+    for (; quarters > 0; --quarters) {
+      loader_.chunk(stream_, kTensor / 4);
+      poll();
     }
-  };
+    return asked_;
+  }
+
+ private:
+  static constexpr uint64_t kTensor = 256 << 10;
+
+  void poll() {
+    Command command;
+    while (loader_.poll(command)) {
+      if (command.op == Op::allocate) {
+        asked_.push_back(command.target);
+        loader_.allocated(command.target);
+      } else if (command.op == Op::upload) {
+        loader_.uploaded(command.target);
+      } else if (command.op == Op::open) {
+        stream_ = command.stream;
+        loader_.opened(stream_, command.begin, true, manifest_.files[0].nbytes);
+      }
+    }
+  }
+
+  Manifest manifest_ = tensors_of({kTensor, kTensor, kTensor, kTensor, kTensor, kTensor, 0, 4});
+  PlanOptions options_;
+  Plan plan_;
+  Loader loader_;
+  uint32_t stream_ = 0;
+  std::vector<uint32_t> asked_;
+};
+
+TEST(Loader, AsksForBuffersAsTheirBytesCome) {
   using Buffers = std::vector<uint32_t>;
-  poll();
-  EXPECT_EQ(asked, (Buffers{0, 1})) << "those of eight slots, of which the segment has four";
-  loader.chunk(stream, 64 << 10);
-  poll();
-  EXPECT_EQ(asked, (Buffers{0, 1, 2}));
-  loader.allocated(0);
-  poll();
-  ASSERT_EQ(uploads.size(), 1u);
-  loader.uploaded(uploads[0]);
-  loader.chunk(stream, 192 << 10);
-  poll();
-  EXPECT_EQ(asked, (Buffers{0, 1, 2, 3}))
-      << "four times what has come, where eight slots end before";
-  loader.allocated(1);
-  for (size_t done = 1; done < uploads.size(); ++done) loader.uploaded(uploads[done]);
-  uploads.clear();
-  loader.chunk(stream, 64 << 10);
-  poll();
-  EXPECT_EQ(asked, (Buffers{0, 1, 2, 3, 4}));
-  loader.abort();
-  poll();
+  AskingLoader loader(2);
+  // The first bytes' own, two slots ahead; for a quarter more, two are twice what has come
+  EXPECT_EQ(loader.after(0), (Buffers{0}));
+  EXPECT_EQ(loader.after(1), (Buffers{0}));
+  EXPECT_EQ(loader.after(3), (Buffers{0, 1})) << "of eight quarters, twice what has come";
+  EXPECT_EQ(loader.after(1), (Buffers{0, 1}));
+  EXPECT_EQ(loader.after(1), (Buffers{0, 1, 2}));
+}
+
+TEST(Loader, FromADiskItAsksEightSlotsAheadAcrossSegments) {
+  using Buffers = std::vector<uint32_t>;
+  AskingLoader loader(0);
+  EXPECT_EQ(loader.after(0), (Buffers{0, 1}));
+  EXPECT_EQ(loader.after(1), (Buffers{0, 1, 2}));
+  EXPECT_EQ(loader.after(3), (Buffers{0, 1, 2}));
+  EXPECT_EQ(loader.after(1), (Buffers{0, 1, 2, 3}));
 }
 
 TEST(Loader, AFileShorterThanPromisedIsTruncated) {
