@@ -15,6 +15,8 @@ import {
 const MEMORY_POINTS = 200;
 const SAMPLE_MILLISECONDS = 10;
 const REST_MILLISECONDS = 3000;
+/** Workers are kept for 10 s after a load: idle is without them. */
+const IDLE_MILLISECONDS = 12_000;
 
 /**
  * What is measured in the browser. `targetless` leaves out the model's buffers: each copy goes to the same few
@@ -57,7 +59,10 @@ const LOADS = [
   targetless(SLUICE_WORKER),
   ...STORES,
   ...STORES.map(targetless),
-  ...STORES.filter(({ warm }) => !warm).map(noStore),
+  ...STORES.filter(({ warm }) => !warm).flatMap((load) => [
+    noStore(load),
+    noStore(targetless(load)),
+  ]),
   BARE,
   targetless(BARE),
   noStore(targetless(BARE)),
@@ -109,9 +114,9 @@ async function browserLoad(server, { name, noStore, warm, ...task }, small, mode
   }
   const host = await startChromium(server, { timeoutMilliseconds, profile });
   const memory = () => browserMemory(host.pid);
-  const resting = async () => {
+  const resting = async (milliseconds = REST_MILLISECONDS) => {
     await host.run({ contestant: 'rest', thread: task.thread });
-    await sleep(REST_MILLISECONDS);
+    await sleep(milliseconds);
     return memory();
   };
   try {
@@ -119,7 +124,7 @@ async function browserLoad(server, { name, noStore, warm, ...task }, small, mode
     await host.run({ contestant: 'prepare', url: urlOf(model), thread: task.thread });
     const page = await resting();
     await host.run({ ...task, url: urlOf(small) });
-    const idle = await resting();
+    const idle = await resting(IDLE_MILLISECONDS);
     const { result, peak, overTime } = await sampled(memory, () =>
       host.run({ ...task, url: urlOf(model) }),
     );

@@ -72,10 +72,6 @@ const loadingWorkers = new KeptWorkers<Worker>(1, {
   },
 });
 
-function keepUnused(worker: Worker | undefined): void {
-  if (worker) loadingWorkers.give(worker);
-}
-
 /** Loads what lies at a place, in a worker where one is wanted and can be had. */
 async function loadAt(
   module: Promise<WebAssembly.Module>,
@@ -94,7 +90,7 @@ async function loadAt(
     const kept = loadingWorkers.take();
     const started = kept ? Promise.resolve(kept) : startWorker(options.worker === true);
     try {
-      const worker = await orAborted(started, options.signal, keepUnused);
+      const worker = await orAborted(started, options.signal, (late) => late?.terminate());
       if (worker) {
         const storeWasm = await store;
         return await loadInWorker(
@@ -104,7 +100,9 @@ async function loadAt(
           options,
           ahead,
           wish && { ...wish, ...(storeWasm ? { module: storeWasm } : {}) },
-          keepUnused,
+          (unused) => {
+            loadingWorkers.give(unused);
+          },
         );
       }
     } finally {

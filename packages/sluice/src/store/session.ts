@@ -834,6 +834,8 @@ export class ModelSession {
 
   /** Nothing more is fetched here: others may. What is stored can still be read. */
   async onlyRead(): Promise<void> {
+    // Rows are read as they are asked for
+    this.#verifier.useBlocks(0);
     await this.#settle();
     await this.#locks.readAlong();
     await this.#locks.read();

@@ -121,6 +121,19 @@ describe('loadModel() in Chromium', { timeout: 180_000 }, () => {
     return own ? page.evaluateInWorker(act, argument) : page.evaluate(act, argument);
   }
 
+  test('one loading worker serves a page, one model after the other', async () => {
+    const workers: string[] = [];
+    page.page.on('worker', (worker) => workers.push(worker.url()));
+    for (const [path, tensors] of [...MODELS, ...MODELS]) {
+      const outcome = await run(false, { url: server.origin + path, device: 'own', options: {} });
+      checkTensors(outcome, tensors);
+      assert.equal(outcome.report?.thread, 'worker');
+      await new Promise((resume) => setTimeout(resume, 200)); // it closes its files meanwhile
+    }
+    assert.equal(workers.filter((url) => url.endsWith('/worker.js')).length, 1, workers.join());
+    assert.deepEqual(page.errors, []);
+  });
+
   for (const { place, own, options, thread } of PLACES) {
     for (const [path, tensors] of MODELS) {
       test(`${place}: ${path}`, async () => {

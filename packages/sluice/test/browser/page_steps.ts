@@ -84,7 +84,8 @@ function watch(): void {
     }
     override postMessage(message: unknown, transfer?: unknown): void {
       super.postMessage(message, transfer as Transferable[]);
-      step('postMessage');
+      // The load has ended by then
+      if ((message as { type: string }).type !== 'stop') step('postMessage');
     }
     override terminate(): void {
       workers.delete(this);
@@ -200,8 +201,8 @@ export async function abortEach(given: {
     const settle = (): void => void (over = true);
     load.then(settle, settle);
     const { cause, ...outcome } = await outcomeOf(sluice, load);
-    // A worker may put something in order before it ends
-    for (let i = 0; i < 100 && (i === 0 || workers.size > 0); i++) {
+    // A worker may put something in order before it ends, or is kept
+    for (let i = 0; i < 100 && (i === 0 || (outcome.error && workers.size > 0)); i++) {
       await new Promise((turn) => setTimeout(turn, 20 * Math.min(i, 1)));
     }
     outcomes.push({

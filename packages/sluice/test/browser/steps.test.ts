@@ -52,7 +52,7 @@ describe('cuts and aborts in Chromium, with the loading worker', { timeout: 300_
   });
   afterEach(async () => {
     await until(() => server.openResponses === 0, 'no response is open');
-    await until(() => page.page.workers().length === 0, 'no worker is left');
+    await until(() => page.page.workers().length <= 1, 'one worker is kept at most');
     await page.close();
     await server.close();
   });
@@ -107,7 +107,8 @@ describe('cuts and aborts in Chromium, with the loading worker', { timeout: 300_
       }
     }
     assert.ok(cuts.length > 40);
-    assert.deepEqual([buffers, workers], [0, 0]);
+    assert.equal(buffers, 0);
+    assert.ok(workers <= 1, `${workers} workers`); // one is kept for the next load
   });
 
   for (const [upload, stride] of [

@@ -4,6 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { DeviceAhead } from '../../src/load.js';
 import { loadInWorker } from '../../src/load_in_worker.js';
+import type { LoadOutcome } from '../../src/engine.js';
 import type { Model } from '../../src/model.js';
 import type { LoadOptions } from '../../src/options.js';
 import { RemoteSink, remoteBytes, stagingSlotsFor } from '../../src/sinks/remote_sink.js';
@@ -37,6 +38,11 @@ const PLAN: ModelPlan = {
   sourceBytes: 64,
   outputBytes: 64,
   largestBuffer: 64,
+};
+const OUTCOME: LoadOutcome = {
+  ...{ sourceBytesDone: 64, sourceBytes: 64, outputBytesDone: 64, outputBytes: 64 },
+  ...{ tensorsDone: 1, tensors: 1, retries: 0, connections: 1 },
+  ...{ budgetUsed: 0, budgetPeak: 0, budgetLimit: 2 ** 26 },
 };
 const PLACE = { url: 'http://127.0.0.1/model.safetensors', http: {} };
 const MODULE = {} as WebAssembly.Module;
@@ -73,11 +79,16 @@ class FakeWorker extends EventTarget {
 describe('loadInWorker()', { timeout: 60_000 }, () => {
   let device: GPUDevice;
 
-  async function start(worker: FakeWorker, options: LoadOptions): Promise<Model> {
+  async function start(
+    worker: FakeWorker,
+    options: LoadOptions,
+    keep?: (worker: Worker) => void,
+  ): Promise<Model> {
     const ahead = new DeviceAhead(device, options);
     const given = worker as unknown as Worker;
+    const module = Promise.resolve(MODULE);
     try {
-      return await loadInWorker(Promise.resolve(MODULE), given, PLACE, options, ahead);
+      return await loadInWorker(module, given, PLACE, options, ahead, undefined, keep);
     } finally {
       ahead.stop();
     }
@@ -136,6 +147,63 @@ describe('loadInWorker()', { timeout: 60_000 }, () => {
       assert.equal(model.progress().budgetUsed, held);
       assert.ok(held <= budgetBytes, `${held} of ${budgetBytes}`);
     }
+  });
+
+  /** Loads the 64 bytes, and answers `stop` as told. */
+  function loadingWorker(stopped: (worker: FakeWorker) => void): FakeWorker {
+    return new FakeWorker((message, worker) => {
+      if (message.type === 'open')
+        worker.say({ type: 'opened', reservedBytes: 0, manifest: MANIFEST });
+      else if (message.type === 'plan') worker.say({ type: 'planned', plan: PLAN });
+      else if (message.type === 'run') void upload(message.port, worker);
+      else stopped(worker);
+    });
+    async function upload(port: MessagePort, worker: FakeWorker): Promise<void> {
+      const sink = new RemoteSink(port);
+      await sink.prepare(2, 4096);
+      await sink.allocate(0, { nbytes: 64, tensor: 'a' });
+      await sink.upload(0, [{ slotOffset: 0, buffer: 0, bufferOffset: 0, nbytes: 64 }]);
+      await sink.flush();
+      sink.close(true);
+      worker.say({ type: 'done', progress: OUTCOME, store: undefined });
+    }
+  }
+
+  test('a worker that has put everything in order is kept, and serves the next load', async () => {
+    const kept: unknown[] = [];
+    const keep = (worker: Worker): void => {
+      kept.push(worker);
+    };
+    const worker = loadingWorker(() => {
+      worker.say({ type: 'stopped' });
+    });
+    for (const loads of [1, 2]) {
+      const model = await start(worker, { device }, keep);
+      model.destroy();
+      await new Promise((resume) => setTimeout(resume));
+      assert.equal(worker.terminated, false);
+      assert.deepEqual(
+        kept,
+        Array.from({ length: loads }, () => worker),
+      );
+    }
+  });
+
+  test('one that fails to, or whose load has failed, is ended', async () => {
+    const keep = (): void => {
+      assert.fail('it was kept');
+    };
+    const failing = loadingWorker(() => {
+      failing.say({ type: 'failed', error: { code: 'io', message: 'the disk is gone' } });
+    });
+    (await start(failing, { device }, keep)).destroy();
+    await new Promise((resume) => setTimeout(resume));
+    assert.equal(failing.terminated, true);
+    const refusing = new FakeWorker(() => {
+      refusing.say({ type: 'failed', error: { code: 'io', message: 'no' } });
+    });
+    await rejects(start(refusing, { device }, keep), 'io');
+    assert.equal(refusing.terminated, true);
   });
 
   test("a callback that throws after the worker's last upload leaves no buffer", async () => {

@@ -59,6 +59,15 @@ describe('LocalIo over a file that another tab holds', () => {
     const together = ranges.map(([begin, end]) => ({ begin, end }));
     assert.deepEqual(await held.digests('0', together), (await digests(open)).flat());
     assert.deepEqual(await held.digests('0', [{ begin: 0, end: all + 1 }]), [undefined]);
+    for (const io of [open, held]) {
+      const range = { begin: 1000, end: 2_000_000 };
+      const whole = await io.extent('0', range, new ArrayBuffer(2_000_000));
+      assert.deepEqual([whole.digest], await open.digests('0', [range]));
+      assert.deepEqual(new Uint8Array(whole.block, 0, 1_999_000), BYTES.slice(1000, 2_000_000));
+      const short = await io.extent('0', { begin: 5, end: all + 1 }, new ArrayBuffer(all));
+      assert.equal(short.digest, undefined);
+      assert.equal(short.block.byteLength, all);
+    }
     const md5 = createHash('md5').update(BYTES).digest('hex');
     assert.equal(await held.checksum('0', all, 'md5'), md5);
     const { block, nbytes } = await held.read('0', 77, new ArrayBuffer(5000), 4000);
