@@ -1,6 +1,7 @@
 /** The store's worker in the browser: reads, writes and digests. The package starts it; nobody else needs to. */
 import { opfsRoot } from './store/opfs.js';
 import { serveIo } from './store/remote_io.js';
+import { collectEarly } from './util/collect_early.js';
 
 /** A dedicated worker's global scope, as far as it is used here. */
 interface WorkerScope {
@@ -25,3 +26,4 @@ serveIo(
   ({ root }) => opfsRoot(root),
 );
 scope.postMessage({ type: 'ready' }, []);
+collectEarly(); // while the page hears of it

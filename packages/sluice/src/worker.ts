@@ -13,6 +13,7 @@ import type { Source } from './sources/source.js';
 import { browserPlatform } from './store/browser.js';
 import { ModelStore } from './store/model_store.js';
 import { StoreUse } from './store/store_use.js';
+import { collectEarly } from './util/collect_early.js';
 import type { FromWorker, StoreWish, ToWorker } from './worker_protocol.js';
 import type { LoaderModel, ModelManifest, ModelPlan } from './wasm/loader_module.js';
 
@@ -122,3 +123,4 @@ scope.addEventListener('message', ({ data }) => {
   });
 });
 scope.postMessage({ type: 'ready' });
+collectEarly(); // while the page hears of it
