@@ -77,7 +77,7 @@ export class ExtentVerifier {
       // What was looked at elsewhere may not be wanted at all
       this.#ahead.clear();
       this.#dropBrought();
-      this.#frontier = { path, offset: run.end };
+      this.#goTo(path, run.end, ios);
     }
     if (!known) this.#look(path, [run], ios, taking);
     // The calling thread has better to do than to look ahead
@@ -186,8 +186,19 @@ export class ExtentVerifier {
       // Another transfer may have it already, or it is not wanted: then it was looked at for nothing
       const behind = target.behind(path);
       if (behind === undefined || !target.find(behind, 0).stored) return;
-      this.#frontier = { path: behind, offset: 0 };
+      this.#goTo(behind, 0, ios);
     }
+  }
+
+  /** The next extent to be looked at ahead is there. */
+  #goTo(path: string, offset: number, ios: readonly StoreIo[]): void {
+    const target = this.#target;
+    const another = path !== this.#frontier.path;
+    this.#frontier = { path, offset };
+    const next = another && ios[0] !== target.local ? target.behind(path) : undefined;
+    if (next === undefined || !target.find(next, 0).stored) return;
+    // To open a file takes as long as to read an extent or two
+    for (const io of ios) io.prepare(target.nameOf(next)).catch(() => undefined); // heard by who reads
   }
 
   /** Has somebody look at extents of one file; with `taking` at a single one, whose bytes are wanted. */

@@ -25,6 +25,8 @@ export interface StoreIo {
   ): Promise<{ block: ArrayBuffer; digest?: Digest }>;
   /** The digest of what `writer` has written since it last ended. */
   end(writer: number): Promise<Digest>;
+  /** Opens a file that will be read soon, if it is not open yet. */
+  prepare(file: string): Promise<void>;
   /** The digests of ranges of a file; undefined where the file is shorter. */
   digests(file: string, ranges: readonly ByteRange[]): Promise<(Digest | undefined)[]>;
   /**
@@ -153,6 +155,10 @@ export class LocalIo implements StoreIo {
     const bytes = await this.#folder.slice?.(name, begin, end);
     if (bytes?.byteLength === end - begin) return bytes;
     throw shortFile(name, end, begin + (bytes?.byteLength ?? 0));
+  }
+
+  async prepare(name: string): Promise<void> {
+    await this.readable(name);
   }
 
   async digests(name: string, ranges: readonly ByteRange[]): Promise<(Digest | undefined)[]> {

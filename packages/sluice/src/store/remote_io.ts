@@ -191,6 +191,10 @@ export class RemoteIo implements StoreIo {
     return (await this.#call('end', [writer])) as Digest;
   }
 
+  async prepare(file: string): Promise<void> {
+    await this.#call('prepare', [file]);
+  }
+
   async digests(file: string, ranges: readonly ByteRange[]): Promise<(Digest | undefined)[]> {
     return (await this.#call('digests', [file, ranges])) as (Digest | undefined)[];
   }

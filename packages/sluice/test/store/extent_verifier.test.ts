@@ -27,11 +27,21 @@ function verifierOf(
     answer = (file: string, range: ByteRange): Digest | undefined => digestOf(file, range.begin),
     held = Promise.resolve(),
   } = {},
-): { verifier: ExtentVerifier; asked: Asked[]; run: (file: number, extent: number) => Run } {
+): {
+  verifier: ExtentVerifier;
+  asked: Asked[];
+  prepared: string[];
+  run: (file: number, extent: number) => Run;
+} {
   const asked: Asked[] = [];
+  const prepared: string[] = [];
   const ioOf = (name: string, isReady: boolean) =>
     ({
       ready: isReady,
+      prepare: (file: string) => {
+        prepared.push(`${name} ${file}`);
+        return Promise.resolve();
+      },
       digests: async (file: string, ranges: readonly ByteRange[]) => {
         asked.push({ io: name, file, begins: ranges.map(({ begin }) => begin / EXTENT) });
         return Promise.resolve(ranges.map((range) => answer(file, range)));
@@ -56,7 +66,7 @@ function verifierOf(
     nameOf: (path) => path,
     behind: (path) => (Number(path) + 1 < files.length ? String(Number(path) + 1) : undefined),
   });
-  return { verifier, asked, run };
+  return { verifier, asked, prepared, run };
 }
 
 const all = (asked: readonly Asked[]): string[] =>
@@ -83,9 +93,11 @@ describe('ExtentVerifier', () => {
   });
 
   test('goes on into the files behind, past gaps and what was looked at before', async () => {
-    const { verifier, asked, run } = verifierOf([3, 2, 30], { gaps: ['0/2'] });
+    const { verifier, asked, prepared, run } = verifierOf([3, 2, 30], { gaps: ['0/2'] });
     verifier.trust('1', 0);
     assert.equal(await verifier.verify('0', run(0, 0)), true);
+    // Whoever looks has the file behind open by then
+    assert.deepEqual(prepared, ['a 1', 'b 1', 'a 2', 'b 2']);
     assert.deepEqual(all(asked).slice(0, 4), ['0/0', '0/1', '1/1', '2/0']);
     assert.equal(all(asked).length, 17);
   });
