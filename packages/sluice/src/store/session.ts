@@ -194,11 +194,10 @@ export class ModelSession {
       locks = new ModelLocks(platform.locks, platform.place.root, folderName, giveUp.signal);
       // A file that cannot be shared must be closed by the load before this one
       if (!platform.sharedFiles) await allClosed();
-      const models = () => openModelsFolder(() => platform.openRoot(), platform.place);
+      const openModels = () => openModelsFolder(() => platform.openRoot(), platform.place);
       // Looked up while the lock is waited for; until that is had somebody may remove it
-      const found = models()
-        .then((all) => all.folder(folderName, false))
-        .catch(() => undefined);
+      const models = openModels();
+      const found = models.then((all) => all.folder(folderName, false)).catch(() => undefined);
       await locks.use();
       const release = (port: Port): void => {
         platform.workers.give(port);
@@ -207,10 +206,10 @@ export class ModelSession {
         ios.push(new RemoteIo(port, release, compiled, platform.place, folderName));
       }
       let folder = await found;
-      let journal = folder && (await readJournal(module, folder, key));
+      const journal = folder && (await readJournal(module, folder, key));
+      // One that has been begun meanwhile is read by the one who is to write it
       if (!folder || !journal) {
-        folder = await (await models()).folder(folderName, true);
-        journal = await readJournal(module, folder, key);
+        folder = await (await models.catch(openModels)).folder(folderName, true);
       }
       const model = journal?.model ?? module.fresh(key);
       const local = platform.ownFiles ? new LocalIo(folder, module) : undefined;
@@ -719,11 +718,10 @@ export class ModelSession {
     await this.#settle();
   }
 
-  /** The load is complete: notes that the model is whole. */
+  /** The load is complete: notes that the model is whole. To be followed by close(). */
   async finish(): Promise<void> {
     await this.#settle();
     await this.#noteLoaded();
-    await this.#locks.readAlong();
     if (this.#off) this.report.problem = this.#off.message;
   }
 
