@@ -13,7 +13,7 @@ import type { Source } from './sources/source.js';
 import { browserPlatform } from './store/browser.js';
 import { ModelStore } from './store/model_store.js';
 import { StoreUse } from './store/store_use.js';
-import { collectEarly } from './util/collect_early.js';
+import { collectGarbage } from './util/collect_garbage.js';
 import type { FromWorker, StoreWish, ToWorker } from './worker_protocol.js';
 import type { LoaderModel, ModelManifest, ModelPlan } from './wasm/loader_module.js';
 
@@ -23,6 +23,9 @@ interface WorkerScope {
   addEventListener(type: 'message', listener: (event: MessageEvent<ToWorker>) => void): void;
 }
 const scope = globalThis as unknown as WorkerScope;
+
+/** Bytes loaded after each of which garbage is collected. */
+const COLLECT_BYTES = 2 ** 28;
 
 let source: Source | undefined;
 let model: LoaderModel | undefined;
@@ -77,13 +80,16 @@ async function handle(message: ToWorker): Promise<void> {
         throw new SluiceError('internal', 'the worker has no model to load');
       }
       const sink = new RemoteSink(message.port);
+      let collectedAt = 0;
       try {
         const progress = await runLoad(model, manifest, plan, use?.source ?? source, sink, {
-          onProgress: message.progress
-            ? (report) => {
-                scope.postMessage({ type: 'progress', progress: report });
-              }
-            : undefined,
+          onProgress: (report) => {
+            if (report.sourceBytesDone - collectedAt >= COLLECT_BYTES) {
+              collectedAt = report.sourceBytesDone;
+              collectGarbage();
+            }
+            if (message.progress) scope.postMessage({ type: 'progress', progress: report });
+          },
           onTensor: message.tensors
             ? (index) => {
                 scope.postMessage({ type: 'tensor', index });
@@ -123,4 +129,4 @@ scope.addEventListener('message', ({ data }) => {
   });
 });
 scope.postMessage({ type: 'ready' });
-collectEarly(); // while the page hears of it
+collectGarbage(); // what starting has left, while the page hears of it

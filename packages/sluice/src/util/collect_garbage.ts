@@ -2,12 +2,12 @@
 const BYTES = 2 ** 27;
 
 /**
- * Has the calling thread's garbage collected soon, and then regularly. V8 gives a new thread a high limit and lowers it
- * at the first full collection, which in a thread that only passes bytes on comes after gigabytes; until then it keeps
- * what each read and each message leaves behind (docs/benchmarks.md, "Memory"). To be called once, in a worker of ours:
- * other threads' heaps are their owners'.
+ * Has the calling thread's garbage collected soon. What each read and each message leaves behind is a little of V8's heap
+ * and more that hangs on it (Blink's objects, copies of what was sent), of which V8's limits know nothing: a thread that
+ * only passes bytes on keeps it for gigabytes (docs/benchmarks.md, "Memory"). To be called now and then, in a worker of
+ * ours: other threads' heaps are their owners'.
  */
-export function collectEarly(): void {
+export function collectGarbage(): void {
   try {
     new ArrayBuffer(BYTES);
   } catch {
