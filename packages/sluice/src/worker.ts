@@ -113,6 +113,7 @@ async function handle(message: ToWorker): Promise<void> {
       // The page may have another model for it
       source = model = manifest = plan = use = unavailable = undefined;
       scope.postMessage({ type: 'stopped' });
+      collectGarbage(); // while nobody waits
       break;
   }
 }
